@@ -1,0 +1,9 @@
+"""The one kind of error that a user can mend."""
+
+
+class UserError(Exception):
+    """Something that the user got wrong, said so that it can be mended.
+
+    The message is shown alone, without a traceback, and the process ends with exit code 2.
+    It names the file, field or rank concerned, and the remedy.
+    """

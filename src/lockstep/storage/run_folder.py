@@ -1,0 +1,181 @@
+"""The run folder: the names of its files, and how they are written and read."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from lockstep.errors import UserError
+from lockstep.files import atomic_path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training's folder, usually `results/<run>`.
+
+    Parameters
+    ----------
+    path : Path
+        The folder. It need not exist yet.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make a new folder, which no other run may share.
+
+        Raises
+        ------
+        UserError
+            When the folder exists already or can't be made.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError as error:
+            raise UserError(
+                f"{path} exists already, and two runs never share a folder: "
+                "choose another --run-name, or remove the folder."
+            ) from error
+        except OSError as error:
+            raise UserError(f"Can't make the run folder {path}: {error.strerror}.") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Return an existing run folder.
+
+        Raises
+        ------
+        UserError
+            When there is no run in `path`.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise UserError(
+                f"{path} is no run folder: it holds no config.toml. "
+                "Name the folder that `lockstep train` made, such as results/<run>."
+            )
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, TOML."""
+        return self.path / "config.toml"
+
+    @property
+    def run(self) -> Path:
+        """Versions, hosts, ranks, data set and machine, JSON."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per epoch and line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The scores on the test split and the digest of the weights, JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def figures(self) -> Path:
+        """The arrays that only the plots need, safetensors."""
+        return self.path / "figures.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of the plots."""
+        return self.path / "plots"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.path / "report.html"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, complete or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Append one JSON object as a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or isn't a JSON object.
+    """
+    content = _read(path, json.loads)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold one JSON object.")
+    return content
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or a line isn't JSON.
+    """
+    lines: list[dict[str, Any]] = _read(
+        path, lambda text: [json.loads(line) for line in text.splitlines()]
+    )
+    return lines
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as a safetensors file, complete or not at all."""
+    with atomic_path(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the named arrays of a safetensors file.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged.
+    """
+    try:
+        arrays: dict[str, NDArray[Any]] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"Can't read {path}: {error}.") from error
+    return arrays
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401 - whatever JSON holds
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Can't read {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
