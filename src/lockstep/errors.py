@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend."""
+"""The errors that a user can mend."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is shown alone, without a traceback, and the process ends with exit code 2.
     It names the file, field or rank concerned, and the remedy.
     """
+
+
+class SharedError(UserError):
+    """A `UserError` that is raised on all ranks alike, so that one of them tells it for all."""

@@ -20,6 +20,8 @@ class Purpose(IntEnum):
 
     INITIAL_WEIGHTS = 1
     SAMPLE_ORDER = 2
+    SPLIT = 3
+    SHUFFLE = 4
 
 
 def philox(seed: int, purpose: Purpose, index: int = 0, virtual_rank: int = 0) -> np.random.Philox:

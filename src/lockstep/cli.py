@@ -1,0 +1,354 @@
+"""The commands. This is the only file that knows every room.
+
+Rooms are imported inside the commands that need them, because some of what they bring takes
+longer to import than a small training takes to run.
+"""
+# ruff: noqa: PLC0415
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import lockstep
+from lockstep.config import FIELDS, Config, load_config, option_name
+from lockstep.errors import UserError
+from lockstep.parallel.launch import connect, launched_as, start_ranks
+
+if TYPE_CHECKING:
+    from lockstep.data.dataset_file import DatasetInfo
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(lockstep.__version__, prog_name="lockstep")
+def cli() -> None:
+    r"""Train multilayer perceptrons by synchronous data-parallel SGD.
+
+    A run gives the same weights, bit for bit, on any number of MPI ranks.
+
+    \b
+    A first run:
+      lockstep convert digits data/digits.h5
+      lockstep train --data data/digits.h5 -n 2
+
+    \b
+    Shell completion, for bash (zsh and fish alike):
+      eval "$(_LOCKSTEP_COMPLETE=bash_source lockstep)"
+    """
+
+
+# ---------------------------------------------------------------------------------- data sets
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("out", type=_FILE, metavar="OUT.h5")
+@click.option("--seed", default=0, show_default=True, help="Of the split and the row order.")
+@click.option(
+    "--validation", type=float, help="Validation split: a fraction below 1, or a number of rows."
+)
+@click.option("--test", type=float, help="Test split: a fraction below 1, or a number of rows.")
+@click.option(
+    "--standardize", is_flag=True, help="Scale every feature to mean 0 and deviation 1 on train."
+)
+@click.option("--scale", type=float, help="Factor for all features, instead of the source's own.")
+@click.option("--chunk-rows", type=int, help="Rows of an HDF5 chunk; about a megabyte by default.")
+@click.option("--label-column", help="Tables: name or position of the labels; the last by default.")
+@click.option("--header/--no-header", default=None, help="Tables: is the first line a header?")
+@click.option("--delimiter", help="Tables: the separator, where guessing fails.")
+@click.option("--image-size", type=(int, int), help="Image folders: height and width in pixels.")
+@click.option("--color", type=click.Choice(["gray", "rgb"]), help="Image folders: colour mode.")
+@click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    help="mnist: where to download from, instead of the usual.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.h5 if it exists.")
+def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - click's own
+    r"""Convert SOURCE to the data set file OUT.h5.
+
+    \b
+    SOURCE is one of
+      digits             scikit-learn's 8x8 digits, which need no download
+      mnist              the MNIST database, downloaded and checked
+      FOLDER             with the four IDX files of MNIST or its kind, gzip or not
+      FOLDER             of images, one sub-folder per class
+      FILE.pkl.gz        the pickled MNIST of the well-known tutorials
+      FILE.npz           arrays x and y, or x_train, y_train, x_test, y_test
+      FILE.csv[.gz]      a table with a label column
+
+    Splits are stratified: each holds the same share of every class. MNIST keeps its own split.
+    """
+    from lockstep.data.convert import ConvertOptions
+    from lockstep.data.convert import convert as convert_source
+
+    convert_source(source, out, ConvertOptions(**options))
+    click.echo(f"Wrote {out}:")
+    click.echo(_description(out))
+
+
+@cli.command()
+@click.argument("file", type=_FILE, metavar="FILE.h5")
+@click.option("--verify", is_flag=True, help="Recompute the digest of the content.")
+@click.option("--preview", type=_FILE, help="Draw a sheet of labelled samples as PNG.")
+def inspect(file: Path, *, verify: bool, preview: Path | None) -> None:
+    """Show what a data set file holds."""
+    from lockstep.data.dataset_file import DatasetFile
+
+    click.echo(_description(file))
+    with DatasetFile.open(file) as dataset:
+        if verify:
+            dataset.verify()
+            click.echo("Content digest: verified.")
+        if preview:
+            from lockstep.report.images import sample_sheet
+
+            x, y = dataset.read("train", 0, min(64, dataset.info.num_samples["train"]))
+            images = x.reshape(-1, *dataset.info.feature_shape)
+            sample_sheet(images, y, dataset.info.class_names, preview)
+            click.echo(f"Drew {len(y)} samples: {preview}")
+
+
+# ---------------------------------------------------------------------------------- training
+
+
+class _TrainCommand(click.Command):
+    """Shows the configuration's fields by section in the help."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then those of each section."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                info = FIELDS.get(parameter.name or "")
+                title = f"Configuration: [{info.section}]" if info else "Options"
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _configuration_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field of the configuration; their texts are checked later."""
+    for info in reversed(FIELDS.values()):
+        default = ",".join(map(str, info.default)) if info.is_list else info.default
+        shown = f"{info.description}  [default: {default}]" if default != "" else info.description
+        command = click.option(
+            option_name(info.name), info.name, metavar=f"[{info.type_name}]", help=shown
+        )(command)
+    return command
+
+
+@cli.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
+@click.option("-n", "--num-ranks", type=click.IntRange(1), help="Start so many MPI ranks.")
+@click.option(
+    "--results", type=_FILE, default="results", show_default=True, help="Where run folders live."
+)
+@click.option("--run-name", default="", help="Name of the run folder; data set and time if unset.")
+@_configuration_options
+def train(
+    arguments: tuple[str, ...],
+    num_ranks: int | None,
+    results: Path,
+    run_name: str,
+    **fields: str | None,
+) -> None:
+    r"""Train a network, alone or under any MPI launcher, and fill a run folder.
+
+    Every field of CONFIG.toml is also an option; the command line wins over the file, and the
+    file over the defaults.
+
+    \b
+      lockstep train --data data/digits.h5
+      lockstep train launch/presets/mnist.toml --data data/mnist.h5 -n 4
+      mpiexec -n 4 lockstep train --data data/digits.h5 --epochs 5
+    """
+    given = {name: text for name, text in fields.items() if text is not None}
+    config_file, unknown = _config_file(arguments)
+    config = load_config(config_file, given | unknown)
+    if num_ranks and num_ranks > 1:
+        _start(config, num_ranks, config_file, results, run_name, given)
+    from lockstep.train.run import run_training
+
+    communicator = connect()
+    folder = run_training(config, communicator, results, run_name)
+    if communicator.rank == 0:
+        _finish(folder.path)
+
+
+def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str]]:
+    """Tell the configuration file from the options that click doesn't know, and their values."""
+    files, unknown = [], {}
+    remaining = list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        if word.startswith("-"):
+            name, has_value, value = word.lstrip("-").partition("=")
+            if not has_value and remaining and not remaining[0].startswith("-"):
+                value = remaining.pop(0)
+            unknown[name.replace("-", "_")] = value
+        else:
+            files.append(word)
+    if len(files) > 1:
+        raise UserError(f"One configuration file at the most, please, not {' and '.join(files)}.")
+    return (Path(files[0]) if files else None), unknown
+
+
+def _start(
+    config: Config,
+    num_ranks: int,
+    config_file: Path | None,
+    results: Path,
+    run_name: str,
+    given: dict[str, str],
+) -> None:
+    """Check what can be checked in one process, then become the launcher of the ranks."""
+    from lockstep.train.run import open_dataset, resolve
+
+    if launched_as()[1] > 1:
+        raise UserError(
+            "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
+            "or don't start lockstep by mpiexec or srun."
+        )
+    open_dataset(resolve(config, num_ranks)).close()
+    options = [f"{option_name(name)}={text}" for name, text in given.items()]
+    files = [str(config_file)] if config_file else []
+    where = [f"--results={results}", f"--run-name={run_name}"]
+    start_ranks(num_ranks, ["train", *files, *where, *options])
+
+
+def _finish(path: Path) -> None:
+    """Draw plots and page, and tell the scores."""
+    from lockstep.report.report import report as draw_report
+    from lockstep.report.tables import scores_table
+    from lockstep.storage.run_folder import RunFolder, read_json
+
+    folder = RunFolder(path)
+    draw_report(folder)
+    summary = read_json(folder.summary)
+    if summary["test_total"]:
+        click.echo(f"\n{scores_table(summary)}\n")
+        click.echo(
+            f"Test accuracy: {summary['test_accuracy']:.2%} "
+            f"({summary['test_correct']} / {summary['test_total']}), "
+            f"weights of epoch {summary['tested_epoch']}"
+        )
+    click.echo(f"weights_sha256: {summary['weights_sha256']}")
+    click.echo(f"Run folder: {path} (open {folder.report.name} in a browser)")
+
+
+# ---------------------------------------------------------------------------------- finished runs
+
+
+@cli.command()
+@click.argument("run", type=_FILE)
+@click.option("--data", type=_FILE, help="Another data set file; the run's own by default.")
+@click.option(
+    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None:
+    """Score a run's weights on a split: accuracy, precision, recall, F1, confusion matrix.
+
+    Works alone or under an MPI launcher.
+    """
+    import json
+
+    from lockstep.report.tables import scores_table
+    from lockstep.storage.run_folder import RunFolder
+    from lockstep.train.run import evaluate_run
+
+    communicator = connect()
+    scores = evaluate_run(RunFolder.open(run), data, split, communicator)
+    if communicator.rank != 0:
+        return
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+        return
+    click.echo(scores_table(scores))
+    click.echo(
+        f"\n{split.capitalize()} accuracy: {scores['test_accuracy']:.2%} "
+        f"({scores['test_correct']} / {scores['test_total']}), loss {scores['test_loss']:.4f}"
+    )
+
+
+@cli.command()
+@click.argument("run", type=_FILE)
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Of an HDF5 file.",
+)
+@click.option("--json", "layout", flag_value="json", help="Print JSON with all probabilities.")
+@click.option("--csv", "layout", flag_value="csv", help="Print CSV with all probabilities.")
+def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) -> None:
+    """Classify images, .npy arrays, .csv tables or an HDF5 split by a run's weights.
+
+    Images of hand-drawn digits are brought to the form of the training data: inverted if need
+    be, cropped, scaled, and centred by mass as MNIST's were.
+    """
+    from lockstep.data.samples import read_samples
+    from lockstep.report.predictions import FORMATS
+    from lockstep.storage.run_folder import RunFolder
+    from lockstep.train.run import run_model
+
+    model = run_model(RunFolder.open(run))
+    samples = [read_samples(file, model.form, split) for file in files]
+    outputs = [model.probabilities(part.stored) for part in samples]
+    names = [name for part in samples for name in part.names]
+    rows = [row for part in outputs for row in part.tolist()]
+    click.echo(FORMATS[layout or "table"](names, model.class_names, rows))
+
+
+@cli.command()
+@click.argument("run", type=_FILE)
+def report(run: Path) -> None:
+    """Draw a run's plots and page again, from its folder alone."""
+    from lockstep.report.report import report as draw_report
+    from lockstep.storage.run_folder import RunFolder
+
+    for path in draw_report(RunFolder.open(run)):
+        click.echo(path)
+
+
+def _description(path: Path) -> str:
+    """Describe a data set file in a few lines."""
+    from lockstep.data.dataset_file import SPLITS, DatasetFile
+
+    with DatasetFile.open(path) as dataset:
+        info = dataset.info
+        counts = {split: dataset.class_counts(split) for split in SPLITS}
+    shape = " x ".join(map(str, info.feature_shape))
+    width = max(len(name) for name in (*info.class_names, "all classes"))
+    lines = [
+        f"Name            {info.name}",
+        f"Samples         {shape}, {info.dtype}, {info.num_features} features",
+        f"Scaling         {_scaling_text(info)}",
+        f"Source          {info.source}, training rows shuffled with seed {info.shuffle_seed}",
+    ]
+    for name, digest in zip(info.source_files, info.source_sha256, strict=True):
+        lines.append(f"  {name}: sha256 {digest}")
+    lines += [f"Content sha256  {info.content_sha256}", ""]
+    lines.append(f"{'Class':{width}}" + "".join(f"{split:>12}" for split in SPLITS))
+    rows = [*zip(info.class_names, *counts.values(), strict=True)]
+    rows.append(("all classes", *(count.sum() for count in counts.values())))
+    lines += [f"{name:{width}}" + "".join(f"{n:12,}" for n in numbers) for name, *numbers in rows]
+    return "\n".join(lines)
+
+
+def _scaling_text(info: "DatasetInfo") -> str:
+    import numpy as np
+
+    if np.ndim(info.scale):
+        return "standardized: mean 0 and deviation 1 of each feature on train"
+    return f"input = stored * {info.scale:.6g} + {info.offset:.6g}"

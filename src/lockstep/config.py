@@ -1,0 +1,339 @@
+"""The configuration: every field, its type, its limits, its default and what it means.
+
+A configuration is a frozen dataclass of sections, and a TOML file of the same sections. Field
+names are unique across sections, so on the command line a field goes by its name alone:
+`learning_rate` of `[optimization]` is `--learning-rate`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from lockstep.errors import UserError
+
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "gelu"]
+Loss = Literal["cross_entropy", "quadratic"]
+Initializer = Literal[
+    "standard_normal", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"
+]
+OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
+ScheduleName = Literal["constant", "step", "cosine", "one_cycle"]
+
+# Keeps infinity out.
+_LARGEST = 1e30
+_Count = Annotated[int, Meta(ge=1)]
+_Fraction = Annotated[float, Meta(ge=0, lt=1)]
+_NotNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
+_Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on."""
+
+    data: Annotated[str, Meta(description="Data set file, made by `lockstep convert`.")] = ""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The multilayer perceptron."""
+
+    hidden_widths: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=1_000_000)], ...],
+        Meta(description="Units of each hidden layer; none is softmax regression."),
+    ] = (128,)
+    activation: Annotated[Activation, Meta(description="Of the hidden layers.")] = "relu"
+    loss: Annotated[
+        Loss,
+        Meta(
+            description="Output layer and loss: cross_entropy is softmax with cross-entropy, "
+            "quadratic is sigmoid with half the squared distance."
+        ),
+    ] = "cross_entropy"
+    initializer: Annotated[
+        Initializer,
+        Meta(description="Initial weights. Biases start at 0, but in N(0, 1) for standard_normal."),
+    ] = "he_normal"
+    dtype: Annotated[
+        Literal["float32", "float64"], Meta(description="Of parameters and computation.")
+    ] = "float32"
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the parameters are updated."""
+
+    optimizer: Annotated[OptimizerName, Meta(description="Update rule.")] = "adamw"
+    learning_rate: Annotated[_Positive, Meta(description="Peak learning rate.")] = 0.002
+    momentum: Annotated[_Fraction, Meta(description="Of momentum and nesterov.")] = 0.9
+    beta1: Annotated[
+        _Fraction, Meta(description="Decay of the first moment of adam and adamw.")
+    ] = 0.9
+    beta2: Annotated[
+        _Fraction, Meta(description="Decay of the second moment of adam and adamw.")
+    ] = 0.999
+    epsilon: Annotated[
+        _Positive, Meta(description="Added to the root of the second moment of adam and adamw.")
+    ] = 1e-8
+    weight_decay: Annotated[
+        _NotNegative, Meta(description="Decoupled decay of the weights, adamw only.")
+    ] = 0.01
+    l2: Annotated[
+        _NotNegative,
+        Meta(description="Strength of the penalty l2 / 2 * (sum of squared weights)."),
+    ] = 0.0
+    clip_norm: Annotated[
+        _NotNegative,
+        Meta(description="Largest Euclidean norm of the mean gradient; 0 for no limit."),
+    ] = 0.0
+    schedule: Annotated[
+        ScheduleName, Meta(description="Course of the learning rate over the training.")
+    ] = "cosine"
+    warmup_epochs: Annotated[
+        _NotNegative, Meta(description="Epochs of linear warm-up before the schedule begins.")
+    ] = 0.0
+    decay_epochs: Annotated[
+        _Positive, Meta(description="Schedule step: epochs between two drops.")
+    ] = 10.0
+    decay_factor: Annotated[
+        _Positive, Meta(description="Schedule step: the learning rate is multiplied by it.")
+    ] = 0.1
+    final_learning_rate: Annotated[
+        _NotNegative, Meta(description="Schedule cosine: where the learning rate ends.")
+    ] = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """The course of the run and how it is spread over the ranks."""
+
+    epochs: Annotated[_Count, Meta(description="Passes over the training rows.")] = 20
+    global_batch_size: Annotated[
+        _Count, Meta(description="Samples of one step over all ranks.")
+    ] = 128
+    seed: Annotated[
+        int, Meta(ge=0, le=2**63 - 1, description="Of the initial weights and the sample order.")
+    ] = 0
+    virtual_ranks: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Units of sharding, ordering and summing. They define the result, which "
+            "is the same on any number of ranks up to it. 0: the number of ranks that the run "
+            "starts with.",
+        ),
+    ] = 0
+    reduction: Annotated[
+        Literal["ordered", "mpi"],
+        Meta(
+            description="Sum of the gradients: ordered gives the same bits on any number of "
+            "ranks, mpi leaves the order to the MPI library."
+        ),
+    ] = "ordered"
+    threads_per_rank: Annotated[_Count, Meta(description="BLAS threads of each rank.")] = 1
+    patience: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Stop early after so many epochs without a better validation score; "
+            "0: never.",
+        ),
+    ] = 0
+    tested_weights: Annotated[
+        Literal["best", "last"],
+        Meta(
+            description="Weights for the test split: those of the epoch with the best validation "
+            "score, or of the last step."
+        ),
+    ] = "best"
+    keep_checkpoints: Annotated[
+        _Count, Meta(description="Newest checkpoints that are kept, beside the best one.")
+    ] = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    optimization: Optimization = field(default_factory=Optimization)
+    training: Training = field(default_factory=Training)
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """What there is to know of one configuration field."""
+
+    section: str
+    name: str
+    kind: Any
+    default: Any
+    description: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The allowed words, where words are allowed."""
+        return get_args(self._plain_kind) if get_origin(self._plain_kind) is Literal else ()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it holds several values."""
+        return get_origin(self._plain_kind) is tuple
+
+    @property
+    def type_name(self) -> str:
+        """The type, in a word for people."""
+        if self.choices:
+            return "|".join(self.choices)
+        if self.is_list:
+            return "whole numbers"
+        return {int: "whole number", float: "number", str: "text"}[self._plain_kind]
+
+    @property
+    def _plain_kind(self) -> Any:  # noqa: ANN401 - a type expression
+        kind = self.kind
+        while get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        return kind
+
+
+def _list_fields() -> Iterator[FieldInfo]:
+    for section, section_type in get_type_hints(Config).items():
+        kinds = get_type_hints(section_type, include_extras=True)
+        for entry in fields(section_type):
+            kind = kinds[entry.name]
+            description = next(meta.description for meta in kind.__metadata__ if meta.description)
+            yield FieldInfo(section, entry.name, kind, entry.default, description)
+
+
+FIELDS = {info.name: info for info in _list_fields()}
+
+
+def load_config(path: Path | None, options: Mapping[str, str]) -> Config:
+    """Put a configuration together: defaults, then a file, then the command line.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A TOML file of sections and fields.
+    options : mapping of str to str
+        Field names and their values as text; lists are separated by commas.
+
+    Returns
+    -------
+    Config
+        The whole configuration.
+
+    Raises
+    ------
+    UserError
+        One message for all that is wrong: the file, unknown or ill-typed fields with the near
+        misses, values out of range.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    if path is not None:
+        values |= _values_of_file(path, problems)
+    values |= _values_of_options(options, problems)
+    if problems:
+        headline = (
+            "The configuration has a problem"
+            if len(problems) == 1
+            else (f"The configuration has {len(problems)} problems")
+        )
+        raise UserError("\n  ".join([f"{headline}:", *problems]))
+    config = Config()
+    for section, section_type in get_type_hints(Config).items():
+        chosen = {name: v for name, v in values.items() if FIELDS[name].section == section}
+        config = replace(config, **{section: section_type(**chosen)})
+    return config
+
+
+def to_toml(config: Config) -> str:
+    """Write a configuration as the TOML that `load_config` reads."""
+    return tomli_w.dumps(asdict(config))
+
+
+def near_misses(word: str, possible: Iterable[str]) -> str:
+    """Return a hint at the names that `word` may have been meant for, or nothing."""
+    close = difflib.get_close_matches(word, list(possible), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _values_of_file(path: Path, problems: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for section, entries in _read_toml(path).items():
+        where = f"{path}: [{section}]"
+        if section in FIELDS:
+            problems.append(f"{path}: {section} belongs under [{FIELDS[section].section}]")
+        elif section not in get_type_hints(Config):
+            hint = near_misses(section, get_type_hints(Config))
+            problems.append(f"{where}: no such section{hint}")
+        elif not isinstance(entries, dict):
+            problems.append(f"{where} should be a section of fields")
+        else:
+            for name, value in entries.items():
+                if name in FIELDS and FIELDS[name].section != section:
+                    problems.append(f"{where} {name}: belongs under [{FIELDS[name].section}]")
+                elif name not in FIELDS:
+                    hint = near_misses(name, FIELDS)
+                    problems.append(f"{where} {name}: no such field{hint}")
+                else:
+                    _convert(FIELDS[name], value, f"{where} {name}", values, problems)
+    return values
+
+
+def _values_of_options(options: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in options.items():
+        if name not in FIELDS:
+            hint = near_misses(option_name(name), map(option_name, FIELDS))
+            problems.append(f"{option_name(name)}: no such option{hint}")
+            continue
+        value = [part for part in text.split(",") if part] if FIELDS[name].is_list else text
+        _convert(FIELDS[name], value, option_name(name), values, problems, strict=False)
+    return values
+
+
+def option_name(field_name: str) -> str:
+    """Return a field's name on the command line."""
+    return "--" + field_name.replace("_", "-")
+
+
+def _convert(
+    info: FieldInfo,
+    value: Any,  # noqa: ANN401 - whatever the user wrote
+    where: str,
+    values: dict[str, Any],
+    problems: list[str],
+    *,
+    strict: bool = True,
+) -> None:
+    if info.choices and value not in info.choices:
+        hint = near_misses(str(value), info.choices)
+        problems.append(f"{where}: {value!r} is none of {', '.join(info.choices)}{hint}")
+        return
+    try:
+        values[info.name] = msgspec.convert(value, info.kind, strict=strict)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "")
+        problems.append(f"{where}: {value!r} won't do ({info.type_name}): {reason}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"There is no configuration file {path}.") from error
+    except OSError as error:
+        raise UserError(f"Can't read the configuration {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from error

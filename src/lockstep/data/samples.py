@@ -1,0 +1,153 @@
+"""Samples to be classified, from files of any kind that has no labels."""
+
+import csv
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.arrays import Array
+from lockstep.data.dataset_file import DatasetFile
+from lockstep.errors import UserError
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the samples of a trained network look like.
+
+    Parameters
+    ----------
+    feature_shape : tuple of int
+        Of one sample.
+    image_form : str
+        "digit", "image" or "none"; see `DatasetInfo`.
+    max_value : int
+        What white is in stored images.
+    """
+
+    feature_shape: tuple[int, ...]
+    image_form: str
+    max_value: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one file.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Where each comes from: the file, and its row where there are several.
+    stored : ndarray (num_samples, num_features)
+        As a data set would store them, unscaled.
+    """
+
+    names: Sequence[str]
+    stored: Array
+
+
+def read_samples(path: Path, form: Form, split: str) -> Samples:
+    """Read the samples of a file.
+
+    Parameters
+    ----------
+    path : Path
+        An image, a `.npy` array of one or more samples, a `.csv` table of features, or a data
+        set file.
+    form : Form
+        What they must be.
+    split : str
+        The one that is taken of a data set file.
+
+    Raises
+    ------
+    UserError
+        When the file can't be read or its samples are of another form.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    if suffixes[-1:] == [".npy"]:
+        stored = _read_npy(path, form)
+    elif ".csv" in suffixes[-2:]:
+        stored = _read_csv(path, form)
+    elif suffixes[-1:] in ([".h5"], [".hdf5"]):
+        stored = _read_split(path, form, split)
+    else:
+        from lockstep.data.images import read_image  # noqa: PLC0415 - Pillow, for images only
+
+        image = read_image(path, form.feature_shape, form.image_form, form.max_value)
+        stored = image.reshape(1, -1)
+    names = [str(path)] if len(stored) == 1 else [f"{path}:{row}" for row in range(len(stored))]
+    return Samples(names, stored)
+
+
+def _read_npy(path: Path, form: Form) -> Array:
+    try:
+        samples = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"Can't read {path} as a NumPy array: {error}.") from error
+    num_features = prod(form.feature_shape)
+    one = samples.shape in {form.feature_shape, (num_features,)}
+    many = samples.shape[1:] in {form.feature_shape, (num_features,)}
+    if samples.dtype.kind not in "uifb" or not (one or many):
+        raise UserError(
+            f"{path} holds {samples.dtype} of shape {samples.shape}, but the network was trained "
+            f"on samples of shape {form.feature_shape}: give numbers of shape "
+            f"(num_samples, {', '.join(map(str, form.feature_shape))})."
+        )
+    return _finite(samples.reshape(-1, num_features), path)
+
+
+def _read_csv(path: Path, form: Form) -> Array:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    num_features = prod(form.feature_shape)
+    rows: list[NDArray[np.float64]] = []
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            for number, cells in enumerate(csv.reader(file), start=1):
+                values = _numbers(cells)
+                if values is None and number == 1:
+                    continue  # the header
+                if values is None or len(values) != num_features:
+                    raise UserError(
+                        f"{path}, row {number}: {len(cells)} cells, but the network takes "
+                        f"{num_features} numbers, and no label."
+                    )
+                rows.append(values)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"Can't read the table {path}: {error}.") from error
+    if not rows:
+        raise UserError(f"{path} has no rows.")
+    return _finite(np.array(rows), path)
+
+
+def _numbers(cells: list[str]) -> NDArray[np.float64] | None:
+    try:
+        return np.array(cells, dtype=np.float64)
+    except ValueError:
+        return None
+
+
+def _read_split(path: Path, form: Form, split: str) -> Array:
+    with DatasetFile.open(path) as dataset:
+        if dataset.info.feature_shape != form.feature_shape:
+            raise UserError(
+                f"{path} has samples of shape {dataset.info.feature_shape}, but the network was "
+                f"trained on {form.feature_shape}."
+            )
+        stored, _ = dataset.read(split, 0, dataset.info.num_samples[split])
+    if not len(stored):
+        raise UserError(f"{path} has no rows in its {split} split.")
+    return stored
+
+
+def _finite(samples: Array, path: Path) -> Array:
+    bad = ~np.isfinite(samples).all(axis=1)
+    if bad.any():
+        raise UserError(f"{path}: row {int(bad.argmax()) + 1} has NaN or infinite values.")
+    return samples

@@ -1,0 +1,55 @@
+"""What is done to the mean gradient before the optimizer sees it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lockstep.arrays import Array
+
+
+def add_l2(gradient: Array, parameters: Array, weight_slices: Sequence[slice], l2: float) -> None:
+    """Add the gradient of the penalty l2 / 2 * (sum of squared weights), in place.
+
+    Parameters
+    ----------
+    gradient : ndarray (num_parameters,)
+        Updated in place.
+    parameters : ndarray (num_parameters,)
+        Of the same step.
+    weight_slices : sequence of slice
+        Where the weights lie; biases are not penalized.
+    l2 : float
+        Strength of the penalty.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning" (2006), equation 5.112.
+    """
+    for weights in weight_slices:
+        gradient[weights] += l2 * parameters[weights]
+
+
+def clip_norm(gradient: Array, limit: float) -> float:
+    """Scale the gradient, in place, so that its Euclidean norm is at most `limit`.
+
+    Parameters
+    ----------
+    gradient : ndarray (num_parameters,)
+        Updated in place.
+    limit : float
+        Largest norm that is left alone.
+
+    Returns
+    -------
+    float
+        The norm before.
+
+    References
+    ----------
+    R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+    networks", ICML (2013), algorithm 1.
+    """
+    norm = float(np.sqrt(np.dot(gradient, gradient)))
+    if norm > limit:
+        np.multiply(gradient, limit / norm, out=gradient)
+    return norm

@@ -1,0 +1,1 @@
+"""Ranks: communicators, the ordered reduction, launching and failing together."""

@@ -1,0 +1,156 @@
+"""Starting ranks, and knowing whether somebody else has started this process as one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lockstep.errors import UserError
+from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.single import SingleProcess
+
+# (rank, size) as launchers tell them. A process that srun starts has SLURM_STEP_NUM_TASKS; a
+# batch script itself, which is no rank, only has SLURM_NTASKS.
+_LAUNCHER_VARIABLES = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("PMIX_RANK", "PMIX_SIZE"),
+    ("MPI_RANKID", "MPI_NRANKS"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def launched_as(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return the rank and the world size that the launcher of this process promises.
+
+    Read from the environment, before any MPI library is loaded; (0, 1) when nobody promises
+    anything.
+    """
+    for rank, size in _LAUNCHER_VARIABLES:
+        if rank in environment and environment.get(size, "").isdigit():
+            return int(environment[rank]), int(environment[size])
+    return 0, 1
+
+
+def connect() -> Communicator:
+    """Return the communicator of this process.
+
+    MPI is loaded only when a launcher has promised more than one rank.
+
+    Raises
+    ------
+    UserError
+        When the promise does not hold: no MPI library can be loaded, or it sees one rank only.
+        Then every process would train alone and overwrite the others' files.
+    """
+    _, promised = launched_as()
+    if promised == 1:
+        return SingleProcess()
+    try:
+        from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"The launcher started {promised} ranks, but no MPI library can be loaded "
+            f"({_first_line(error)}). Load your site's MPI module, or install one: "
+            "pip install 'lockstep-sgd[mpich]'."
+        ) from error
+    ranks = MPIRanks()
+    if ranks.world_size != promised:
+        raise UserError(
+            f"The launcher started {promised} ranks, but the MPI library sees "
+            f"{ranks.world_size} ({ranks.library}): launcher and library don't belong together. "
+            "Use the mpiexec of that library, or `srun --mpi=pmi2` for MPICH and "
+            "`srun --mpi=pmix` for Open MPI."
+        )
+    return ranks
+
+
+def start_ranks(num_ranks: int, arguments: list[str]) -> None:
+    """Replace this process by `num_ranks` ranks of `lockstep ARGUMENTS...`.
+
+    Parameters
+    ----------
+    num_ranks : int
+        How many to start.
+    arguments : list of str
+        The command line of each rank, without the program's name.
+
+    Raises
+    ------
+    UserError
+        When mpi4py finds no MPI library, or there is no mpiexec that belongs to it.
+    """
+    library = _library_version()
+    mpiexec = _find_mpiexec(library)
+    environment = dict(os.environ)
+    # One BLAS thread per rank, before NumPy loads; what the user has set is respected.
+    for variable in _THREAD_VARIABLES:
+        environment.setdefault(variable, "1")
+    options = ["-n", str(num_ranks)]
+    if "Open MPI" in library:
+        if num_ranks > (os.cpu_count() or 1):
+            options.append("--oversubscribe")
+        if os.geteuid() == 0:
+            # In a container there is no other user.
+            environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+    command = [str(mpiexec), *options, sys.executable, "-m", "lockstep", *arguments]
+    os.execve(mpiexec, command, environment)  # noqa: S606 - found beside the MPI library
+
+
+def _library_version() -> str:
+    # In another process, since loading MPI here would make this one a rank.
+    code = "from mpi4py import MPI; print(MPI.Get_library_version())"
+    found = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    if found.returncode != 0:
+        reason = found.stderr.strip().splitlines()
+        raise UserError(
+            f"No MPI library can be loaded ({reason[-1] if reason else 'it crashed'}), so no "
+            "ranks can be started. Load your site's MPI module, or install one: "
+            "pip install 'lockstep-sgd[mpich]'. Without -n, Lockstep trains in one process."
+        )
+    return found.stdout
+
+
+def _find_mpiexec(library: str) -> Path:
+    """Return the first mpiexec of the library's family, this environment's own first."""
+    family = "Open MPI" if "Open MPI" in library else "MPICH"
+    search_path = os.pathsep.join([str(Path(sys.prefix, "bin")), os.environ.get("PATH", "")])
+    for folder in search_path.split(os.pathsep):
+        mpiexec = shutil.which("mpiexec", path=folder)
+        if mpiexec and _family(mpiexec) == family:
+            return Path(mpiexec)
+    raise UserError(
+        f"mpi4py uses {library.splitlines()[0]}, but there is no mpiexec of {family} on the PATH. "
+        "Start the ranks with your site's own launcher: mpiexec -n 4 lockstep train ..."
+    )
+
+
+def _family(mpiexec: str) -> str:
+    told = subprocess.run(  # noqa: S603 - asks for its version only
+        [mpiexec, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    # MPICH, Intel MPI and MVAPICH share the Hydra launcher and one binary interface.
+    return "Open MPI" if "Open MPI" in told or "OpenRTE" in told or "prte" in told else "MPICH"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]
+
+
+def abort_ranks(exit_code: int) -> None:
+    """End all ranks at once if this process is one of several; otherwise do nothing.
+
+    Without it, the others would wait for this one in their next collective call.
+    """
+    # Loaded only if `connect` has loaded it: before that, nobody can be waiting.
+    module = sys.modules.get("lockstep.parallel.mpi")
+    if module is not None and module.MPIRanks().world_size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        module.MPIRanks().abort(exit_code)

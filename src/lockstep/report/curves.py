@@ -1,0 +1,165 @@
+"""What changed from epoch to epoch: loss, accuracy, learning rate, time."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+
+from lockstep.report import style
+from lockstep.report.contents import Metrics, points
+
+# Bottom to top, and the colour of each.
+_PHASES = {
+    "compute": style.BLUE,
+    "reduce": style.VERMILION,
+    "update": style.GREEN,
+    "data": style.ORANGE,
+    "evaluation": style.SKY,
+    "other": style.PALE,
+}
+_WIDTH = 8.0
+_MARKED_UP_TO = 40
+
+
+@style.styled
+def learning_curves(metrics: Metrics) -> Figure:
+    """Draw loss, accuracy and learning rate by epoch.
+
+    Parameters
+    ----------
+    metrics : sequence of mapping
+        One object per epoch. Without validation values there is no panel for accuracy.
+
+    Returns
+    -------
+    Figure
+        Panels below each other over one axis of epochs.
+    """
+    has_accuracy = len(points(metrics, "val_accuracy")[0]) > 0
+    heights = [3.0, 2.4, 0.9] if has_accuracy else [3.0, 0.9]
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.9), layout="constrained")
+    panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+
+    loss = panels[0]
+    loss.set_title("Loss")
+    _line(loss, metrics, "train_loss", style.BLUE, label="training")
+    _line(loss, metrics, "val_loss", style.VERMILION, label="validation")
+    loss.set_ylim(bottom=0)
+    if loss.lines:
+        loss.legend(loc="upper right")
+
+    if has_accuracy:
+        panels[1].set_title("Validation accuracy")
+        _line(panels[1], metrics, "val_accuracy", style.VERMILION)
+        panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+
+    rate = panels[-1]
+    rate.set_title("Learning rate")
+    _line(rate, metrics, "lr", style.FAINT)
+    rate.set_ylim(bottom=0)
+    rate.yaxis.set_major_locator(MaxNLocator(3))
+    rate.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _epoch_axis(rate, metrics)
+    return figure
+
+
+@style.styled
+def correct_by_epoch(metrics: Metrics, best_epoch: int | None) -> Figure:
+    """Draw the number of correctly classified validation samples by epoch.
+
+    Parameters
+    ----------
+    metrics : sequence of mapping
+        One object per epoch.
+    best_epoch : int or None
+        The epoch to mark.
+
+    Returns
+    -------
+    Figure
+        One line, its best point marked.
+    """
+    epochs, correct = points(metrics, "val_correct")
+    total = int(points(metrics, "val_total")[1][-1])
+    figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Correctly classified validation samples by epoch")
+    _line(axes, metrics, "val_correct", style.BLUE)
+    axes.set_ylabel(f"correct of {total:,}")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _epoch_axis(axes, metrics)
+
+    for epoch, count in zip(epochs, correct, strict=True):
+        if epoch == best_epoch:
+            axes.plot([epoch], [count], "o", color=style.VERMILION, markersize=8)
+            note = f"best: epoch {epoch}, {count:,.0f} / {total:,}"
+            # Beside the title, where no curve can run through it.
+            axes.set_title(note, loc="right", color=style.VERMILION, fontsize=9.5)
+    return figure
+
+
+@style.styled
+def time_per_phase(metrics: Metrics) -> Figure:
+    """Draw the seconds that each phase took, stacked, by epoch.
+
+    Parameters
+    ----------
+    metrics : sequence of mapping
+        One object per epoch.
+
+    Returns
+    -------
+    Figure
+        Filled steps, one for each phase, with the phase's share of the whole time.
+    """
+    epochs, epoch_s = points(metrics, "epoch_s")
+    seconds = {name: _seconds(metrics, epochs, f"{name}_s") for name in _PHASES if name != "other"}
+    # Clocks are read one after another, so that the parts may add up to a hair more.
+    seconds["other"] = np.maximum(epoch_s - sum(seconds.values()), 0)
+    whole = sum(float(part.sum()) for part in seconds.values())
+
+    figure = Figure(figsize=(_WIDTH, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Time per epoch")
+    axes.set_ylabel("seconds")
+    edges = np.append(epochs - 0.5, epochs[-1] + 0.5)
+    lower = np.zeros(len(epochs))
+    for name, part in seconds.items():
+        share = float(part.sum()) / whole if whole else 0.0
+        axes.stairs(
+            lower + part,
+            edges,
+            baseline=lower,
+            fill=True,
+            color=_PHASES[name],
+            label=f"{name}  {share:.1%}",
+        )
+        lower = lower + part
+    axes.set_ylim(bottom=0)
+    _epoch_axis(axes, metrics)
+    axes.grid(visible=False, axis="x")
+    # In the order of the stack; outside, because the stack fills the inside.
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), reverse=True)
+    return figure
+
+
+def _seconds(metrics: Metrics, epochs: NDArray[np.int64], key: str) -> NDArray[np.float64]:
+    known = dict(zip(*points(metrics, key), strict=True))
+    return np.array([known.get(epoch, 0.0) for epoch in epochs])
+
+
+def _line(axes: Axes, metrics: Metrics, key: str, color: str, label: str | None = None) -> None:
+    epochs, values = points(metrics, key)
+    if len(epochs):
+        marker = "o" if len(epochs) <= _MARKED_UP_TO else ""
+        axes.plot(epochs, values, color=color, marker=marker, label=label, clip_on=False)
+
+
+def _epoch_axis(axes: Axes, metrics: Metrics) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_xlim(metrics[0]["epoch"] - 0.5, metrics[-1]["epoch"] + 0.5)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )

@@ -1,0 +1,1 @@
+"""Training: the loop, the step, evaluation, and what watches them."""

@@ -1,0 +1,69 @@
+"""What a run's bits depend on beside its configuration: versions, machine, BLAS."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+from typing import Any
+
+from threadpoolctl import threadpool_info
+
+import lockstep
+from lockstep.parallel.communicator import Communicator
+
+_PACKAGES = ("numpy", "h5py", "mpi4py")
+# What may pin the kernels or the threads of a BLAS library.
+_BLAS_VARIABLES = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "MKL_CBWR",
+)
+
+
+def versions(communicator: Communicator) -> dict[str, str]:
+    """Return the versions of everything that takes part."""
+    found = {"lockstep": lockstep.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        found[package] = importlib.metadata.version(package)
+    found["mpi"] = communicator.library or "none: single process"
+    return found
+
+
+def blas() -> dict[str, Any]:
+    """Return which BLAS library NumPy uses, its kernels and threads, and what pins them."""
+    library: dict[str, Any] = next(
+        (entry for entry in threadpool_info() if entry["user_api"] == "blas"), {}
+    )
+    return {
+        "library": library.get("internal_api", "unknown"),
+        "version": library.get("version", "unknown"),
+        "kernel": library.get("architecture", "unknown"),
+        "threads": library.get("num_threads"),
+        "pinned": {name: os.environ[name] for name in _BLAS_VARIABLES if name in os.environ},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the root's machine is."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def hosts(communicator: Communicator) -> dict[str, int]:
+    """Return the number of ranks by host; collective."""
+    names = communicator.gather_texts(socket.gethostname())
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - no real file
+            return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,186 @@
+"""What watches a training.
+
+The root rank gets observers that write and print, the other ranks get one that does nothing, so
+the loop never asks for its rank.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from lockstep.arrays import Array
+from lockstep.train.evaluation import Examination
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch, as `metrics.jsonl` tells it.
+
+    Parameters
+    ----------
+    epoch, step : int
+        Epochs and steps done.
+    train_loss : float
+        Mean over the epoch's samples, each at the step that it was part of.
+    val_loss, val_accuracy, val_correct, val_total : float or int or None
+        On the validation split; None where there is none.
+    lr : float
+        Learning rate of the epoch's last step.
+    epoch_s : float
+        Seconds, with evaluation.
+    samples_per_s : float
+        Training samples per second, without evaluation.
+    compute_s, reduce_s, update_s, data_s, evaluation_s : float
+        Seconds by phase, on the root rank.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    val_loss: float | None
+    val_accuracy: float | None
+    val_correct: int | None
+    val_total: int | None
+    lr: float
+    epoch_s: float
+    samples_per_s: float
+    compute_s: float
+    reduce_s: float
+    update_s: float
+    data_s: float
+    evaluation_s: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a replica, for whoever saves it; not a copy.
+
+    Parameters
+    ----------
+    parameters : ndarray (num_parameters,)
+        The flat vector.
+    optimizer_state : mapping of str to ndarray (num_parameters,)
+        By name.
+    progress : mapping
+        Step, epoch and best score, as JSON can hold them.
+    is_best : bool
+        Whether the validation score is the best so far.
+    """
+
+    parameters: Array
+    optimizer_state: Mapping[str, Array]
+    progress: Mapping[str, Any]
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training.
+
+    Parameters
+    ----------
+    parameters : ndarray (num_parameters,)
+        After the last step.
+    tested_parameters : ndarray (num_parameters,)
+        Those that were tested.
+    tested_epoch, best_epoch : int
+        The epoch that they are from, and the one with the best validation score.
+    num_steps, num_epochs : int
+        That were done.
+    best_accuracy : float or None
+        On the validation split.
+    examination : Examination or None
+        Of the test split; None where there is none.
+    """
+
+    parameters: Array
+    tested_parameters: Array
+    tested_epoch: int
+    best_epoch: int
+    num_steps: int
+    num_epochs: int
+    best_accuracy: float | None
+    examination: Examination | None
+
+
+class Observer:
+    """Does nothing; what a rank other than the root gets, and the base of the others."""
+
+    def epoch_begins(self, epoch: int, num_steps: int) -> None:
+        """See an epoch of `num_steps` steps begin, counted from 1."""
+
+    def step_done(self) -> None:
+        """See a step done."""
+
+    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
+        """See an epoch done."""
+
+    def training_done(self, outcome: Outcome) -> None:
+        """See the training done and the test split examined."""
+
+
+class Observers(Observer):
+    """Passes everything on to several observers, in order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def epoch_begins(self, epoch: int, num_steps: int) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.epoch_begins(epoch, num_steps)
+
+    def step_done(self) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.step_done()
+
+    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.epoch_done(result, snapshot)
+
+    def training_done(self, outcome: Outcome) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.training_done(outcome)
+
+
+class Console(Observer):
+    """A progress bar within each epoch, on a terminal only, and a line after it."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def epoch_begins(self, epoch: int, num_steps: int) -> None:
+        """Show an empty bar."""
+        # With disable=None, tqdm is silent where there is no terminal.
+        self._bar = tqdm(
+            total=num_steps, desc=f"Epoch {epoch}", unit="step", leave=False, disable=None
+        )
+
+    def step_done(self) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
+        """Replace the bar by the epoch's line."""
+        del snapshot
+        if self._bar is not None:
+            self._bar.close()
+        click.echo(epoch_line(result))
+
+
+def epoch_line(result: EpochResult) -> str:
+    """Return an epoch in one line, beginning with the validation score: `Epoch 3: 9020 / 10000`."""
+    parts = [f"train loss {result.train_loss:.4f}", f"{result.samples_per_s:,.0f} samples/s"]
+    if result.val_accuracy is None:
+        return f"Epoch {result.epoch}: " + ", ".join(parts)
+    return (
+        f"Epoch {result.epoch}: {result.val_correct} / {result.val_total} "
+        f"({result.val_accuracy:.2%}), validation loss {result.val_loss:.4f}, " + ", ".join(parts)
+    )

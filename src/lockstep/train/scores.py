@@ -1,0 +1,77 @@
+"""Scores per class from a confusion matrix, by scikit-learn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_fscore_support
+
+from lockstep.train.evaluation import Examination
+
+
+def scores(examination: Examination | None, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the scores of a split as `summary.json` tells them.
+
+    Parameters
+    ----------
+    examination : Examination or None
+        None gives the same keys without values.
+    class_names : sequence of str
+        One per class.
+
+    Returns
+    -------
+    dict
+        test_accuracy, test_loss, test_correct, test_total, macro_f1, confusion_matrix and
+        per_class.
+    """
+    if examination is None:
+        names = ("test_accuracy", "test_loss", "test_correct", "test_total")
+        return dict.fromkeys([*names, "macro_f1", "confusion_matrix", "per_class"])
+    per_class = per_class_scores(examination.confusion, class_names)
+    return {
+        "test_accuracy": examination.score.accuracy,
+        "test_loss": examination.score.loss,
+        "test_correct": examination.score.correct,
+        "test_total": examination.score.total,
+        "macro_f1": float(np.mean([line["f1"] for line in per_class])),
+        "confusion_matrix": examination.confusion.tolist(),
+        "per_class": per_class,
+    }
+
+
+def per_class_scores(
+    confusion: NDArray[np.int64], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return precision, recall, F1 and support of each class.
+
+    Parameters
+    ----------
+    confusion : ndarray of int64 (num_classes, num_classes)
+        Samples by true class (rows) and predicted class (columns).
+    class_names : sequence of str
+        One per class.
+
+    Returns
+    -------
+    list of dict
+        With the keys class, precision, recall, f1 and support; 0 where there is nothing to
+        divide by.
+    """
+    classes = np.arange(len(class_names))
+    # Each cell of the matrix stands for as many samples as it counts.
+    true, predicted = (index.ravel() for index in np.indices(confusion.shape))
+    by_class = precision_recall_fscore_support(
+        true, predicted, labels=classes, sample_weight=confusion.ravel(), zero_division=0.0
+    )
+    return [
+        {
+            "class": name,
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+        }
+        for name, precision, recall, f1, support in zip(class_names, *by_class, strict=True)
+    ]
