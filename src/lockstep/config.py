@@ -272,7 +272,7 @@ def _values_of_file(path: Path, problems: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for section, entries in _read_toml(path).items():
         where = f"{path}: [{section}]"
-        if section in FIELDS:
+        if section in FIELDS and not isinstance(entries, dict):
             problems.append(f"{path}: {section} belongs under [{FIELDS[section].section}]")
         elif section not in get_type_hints(Config):
             hint = near_misses(section, get_type_hints(Config))

@@ -38,7 +38,7 @@ class ConvertOptions:
         Draws the split and the order of the training rows, 0 <= seed < 2**64.
     validation, test : float or None
         Sizes of these splits: below 1 a share of the rows, else their number. None for the
-        source's own split or, where it has none, for 15 percent.
+        source's own split or, where it has none, for 10 percent.
     standardize : bool
         Scale each feature to mean 0 and standard deviation 1 over the training rows. Advisable
         for tables; images come with a scale of their own.
@@ -144,6 +144,13 @@ def _check_values(options: ConvertOptions) -> None:
         raise UserError(f"--chunk-rows {options.chunk_rows} should be 1 or more.")
     if options.image_size is not None and min(options.image_size) < 1:
         raise UserError(f"--image-size {options.image_size} should be two positive numbers.")
+    if options.delimiter is not None and (
+        len(options.delimiter) != 1 or options.delimiter in '"\r\n'
+    ):
+        raise UserError(
+            f"--delimiter {options.delimiter!r} should be one character, and no quotation mark "
+            "(for a tab, leave it out: it is detected)."
+        )
     if options.color not in {None, "gray", "rgb"}:
         raise UserError(f"--color {options.color} should be gray or rgb.")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lockstep.errors import UserError
 from lockstep.streams import Purpose, philox
 
-DEFAULT_SHARE = 0.15
+DEFAULT_SHARE = 0.1
 
 
 def num_rows(wanted: float | None, total: int, split: str) -> int:
@@ -21,7 +21,7 @@ def num_rows(wanted: float | None, total: int, split: str) -> int:
     Parameters
     ----------
     wanted : float or None
-        Below 1 the share of all rows, else their number; None for the usual 15 percent.
+        Below 1 the share of all rows, else their number; None for the usual 10 percent.
     total : int
         The number of rows to be split.
     split : str
@@ -36,7 +36,7 @@ def num_rows(wanted: float | None, total: int, split: str) -> int:
         wanted = DEFAULT_SHARE
     if not wanted >= 0 or (wanted >= 1 and wanted != int(wanted)):
         raise UserError(
-            f"--{split} {wanted} is no size: give a share below 1, such as 0.15, or a number of "
+            f"--{split} {wanted} is no size: give a share below 1, such as 0.1, or a number of "
             "rows, such as 1000."
         )
     if wanted >= 1 or wanted == 0:

@@ -60,6 +60,8 @@ def test_images_are_recognized(load, shape, form, stored):
     [
         ([0, 255], np.uint8),
         ([-1, 127], np.int8),
+        ([-(2**63), 0], np.int64),
+        ([0, 2**16 - 1], np.uint16),
         ([-1, 128], np.int16),
         ([0, 2**32], np.uint64),
         ([False, True], np.uint8),

@@ -149,7 +149,7 @@ def test_pixels_that_were_no_bytes(tmp_path, request_for, value):
     train, (x, y), test = contents()
     x[2, 3] = value
     path = write(tmp_path / "mnist.pkl", (train, (x, y), test))
-    with pytest.raises(UserError, match="validation images have pixels .* first in row 2"):
+    with pytest.raises(UserError, match=r"validation images have pixels .* first in row 2"):
         pickled.load(request_for(path))
 
 

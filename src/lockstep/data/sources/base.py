@@ -248,7 +248,11 @@ def _discrete(labels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 def smallest_integer(minimum: float, maximum: float) -> np.dtype[Any]:
     """Return the smallest integer type that holds both, unsigned if it can be."""
-    return np.result_type(np.min_scalar_type(int(minimum)), np.min_scalar_type(int(maximum)))
+    for name in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"):
+        limits = np.iinfo(name)
+        if limits.min <= minimum and maximum <= limits.max:
+            return limits.dtype
+    raise OverflowError(f"no integer type holds {minimum} and {maximum}")
 
 
 def compact(x: NDArray[Any], what: str, path: Path) -> NDArray[Any]:

@@ -73,14 +73,14 @@ def load(request: Request) -> Source:
 
 
 def _read(path: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    with reading(path):
+    with reading(path), path.open("rb") as file:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {part: (arrays[x], arrays[y]) for part, (x, y) in _names(arrays, path)}
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, Mapping):
+                raise UserError(f"{path} holds a single array: give an .npz file.")
+            return {part: (arrays[x], arrays[y]) for part, (x, y) in _names(arrays, path)}
         except (ValueError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is no .npz file of plain arrays: {error}.") from error
-        except AttributeError as error:
-            raise UserError(f"{path} holds a single array: give an .npz file.") from error
 
 
 def _names(arrays: Mapping[str, object], path: Path) -> list[tuple[str, tuple[str, str]]]:

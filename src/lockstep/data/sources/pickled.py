@@ -167,21 +167,23 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+# All that a pickle may name, and what is built in its place.
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
 class _NumbersOnly(pickle.Unpickler):
     """Builds tuples, lists, texts, numbers and arrays of numbers, nothing else."""
-
-    _ALLOWED = {  # noqa: RUF012 - never changed
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _encode,
-    }
 
     def find_class(self, module_name: str, global_name: str) -> object:
         """Return the stand-in for a name in the pickle; there are only a few."""
         try:
-            return self._ALLOWED[module_name, global_name]
+            return _ALLOWED[module_name, global_name]
         except KeyError:
             raise pickle.UnpicklingError(
                 f"it asks for {module_name}.{global_name}, and only arrays of numbers are read"

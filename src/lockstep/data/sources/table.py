@@ -6,7 +6,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from math import isfinite
@@ -32,6 +32,7 @@ from lockstep.errors import UserError
 _DELIMITERS = ("\t", ";", ",")
 _MISSING = {"", "?", "na", "n/a", "nan", "null", "none"}
 _SAMPLE_RECORDS = 10
+_SHOWN_CELLS = 12
 # As text, a cell takes some sixty bytes.
 _BLOCK_CELLS = 2**17
 _LARGEST = float(np.finfo(np.float32).max)
@@ -140,15 +141,20 @@ def _detect(request: Request) -> _Layout:
 
 
 def _detect_delimiter(path: Path) -> str:
-    """Return the delimiter that cuts the first lines into the same number of cells."""
-    widths = {}
-    for delimiter in _DELIMITERS:
-        with _open_records(path, delimiter) as records:
-            widths[delimiter] = [len(cells) for _, cells in islice(records, _SAMPLE_RECORDS)]
+    """Return the delimiter that cuts the first rows into the same number of cells."""
+    widths = {delimiter: list(_first_widths(path, delimiter)) for delimiter in _DELIMITERS}
     for delimiter, found in widths.items():
         if found and found[0] > 1 and len(set(found)) == 1:
             return delimiter
-    return max(_DELIMITERS, key=lambda delimiter: max(widths[delimiter], default=0))
+    return max(reversed(_DELIMITERS), key=lambda delimiter: max(widths[delimiter], default=0))
+
+
+def _first_widths(path: Path, delimiter: str) -> Iterator[int]:
+    """Give the number of cells in each of the first rows that this delimiter can cut."""
+    # What is wrong with the file is said when it is read with the right delimiter.
+    with suppress(UserError), _open_records(path, delimiter) as records:
+        for _, cells in islice(records, _SAMPLE_RECORDS):
+            yield len(cells)
 
 
 def _detect_header(sample: list[list[str]], request: Request) -> bool:
@@ -161,9 +167,8 @@ def _detect_header(sample: list[list[str]], request: Request) -> bool:
         return request.header
     first = [cell.strip() for cell in sample[0]]
     words = [not _is_number(cell) and cell.lower() not in _MISSING for cell in first]
-    # A number may be a position here, but is no name in a row that may hold data.
-    position = request.label_column in first and not _is_number(request.label_column)
-    label = _find_label(first, position, request)
+    # A number is a position here: the row may hold data, where it is no name.
+    label = _find_label(first, not _is_number(request.label_column or "0"), request)
     if any(words[:label] + words[label + 1 :]):
         return True
     below = [cells[label].strip() for cells in sample[1:] if len(cells) > label]
@@ -185,10 +190,11 @@ def _find_label(first: list[str], has_header: bool, request: Request) -> int:
     try:
         return range(len(first))[int(wanted)]
     except (ValueError, IndexError):
-        columns = ", ".join(first) if has_header else "no header line"
+        cells = ", ".join(first[:_SHOWN_CELLS]) + (", ..." if len(first) > _SHOWN_CELLS else "")
         raise UserError(
-            f"{request.path} has no column {wanted!r} for --label-column. It has {len(first)} "
-            f"columns ({columns}): give a name, or a position from 0 or, negative, from the end."
+            f"{request.path} has no column {wanted!r} for --label-column. Its first row has "
+            f"{len(first)} cells ({cells}): give the name of one, or its position, "
+            "counted from 0 or, if negative, from the end."
         ) from None
 
 
