@@ -35,6 +35,8 @@ class Program:
     def __init__(self, folder):
         self.folder = folder
 
+    python = sys.executable
+
     def __call__(self, *command, **environment):
         """Run `lockstep COMMAND...`."""
         return self.run([Path(sys.executable).with_name("lockstep"), *command], **environment)
@@ -69,4 +71,12 @@ class Program:
 
 @pytest.fixture
 def program(tmp_path):
-    return Program(tmp_path)
+    before = _shared_memory()
+    yield Program(tmp_path)
+    # MPICH leaves its segments behind when a job ends abnormally.
+    for path in _shared_memory() - before:
+        path.unlink(missing_ok=True)
+
+
+def _shared_memory():
+    return set(Path("/dev/shm").glob("mpich_shm_*"))

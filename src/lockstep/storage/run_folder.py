@@ -38,6 +38,9 @@ class RunFolder:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Can't make the folder {path.parent}: {error.strerror}.") from error
+        try:
             path.mkdir()
         except FileExistsError as error:
             raise UserError(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 from threadpoolctl import threadpool_limits
 
 from lockstep.config import Config, load_config
@@ -20,7 +21,7 @@ from lockstep.train.model import Model, load_model
 from lockstep.train.observers import Console, Observer, Observers
 from lockstep.train.record import RunRecord
 from lockstep.train.scores import scores
-from lockstep.train.trainer import Trainer
+from lockstep.train.trainer import Trainer, network_of
 
 
 def run_training(
@@ -60,11 +61,22 @@ def run_training(
             if communicator.rank == 0:
                 record = RunRecord(folder, resolved, dataset, environment)
                 observer = Observers([Console(), record])
+                _announce(resolved, dataset, communicator, path)
             trainer = together(
                 communicator, lambda: Trainer(resolved, dataset, communicator, observer)
             )
             trainer.train()
     return folder
+
+
+def _announce(config: Config, dataset: DatasetFile, communicator: Communicator, path: Path) -> None:
+    network = network_of(config, dataset.info)
+    num_rows = dataset.info.num_samples["train"]
+    click.echo(
+        f"Training {network} ({network.num_parameters:,} parameters) on {num_rows:,} rows of "
+        f"{dataset.path}: {communicator.world_size} of at most {config.training.virtual_ranks} "
+        f"ranks, in {path}"
+    )
 
 
 def run_model(run: RunFolder) -> Model:

@@ -16,7 +16,7 @@ from lockstep.nn.mlp import MLP, Workspace
 from lockstep.optim.gradients import add_l2, clip_norm
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
 from lockstep.optim.schedules import Schedule
-from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.communicator import Communicator, Reduction
 from lockstep.parallel.tree import block, tree_sum
 from lockstep.train.clock import Clock
 from lockstep.train.evaluation import Evaluation, Score
@@ -99,13 +99,6 @@ class Trainer:
         initialize(config.network.initializer, self.network.layers(self.parameters), training.seed)
         self._tested_parameters, self._tested_epoch = self.parameters.copy(), 0
 
-        self._reduction = communicator.reduction(
-            training.reduction, training.virtual_ranks, self.network.layer_shapes,
-            config.network.dtype,
-        )  # fmt: skip
-        self._backpropagate = Backpropagation(
-            self.network, self.parameters, self._workspace, self._reduction
-        )
         self._optimizer = OPTIMIZERS[optimization.optimizer](
             self.parameters, self.network.weight_slices, _hyperparameters(config)
         )
@@ -113,37 +106,42 @@ class Trainer:
         self._gradient_buffer = np.empty_like(self.parameters)
         self._loss_sums = np.zeros(len(own))
         self._validation = self._evaluation("validation")
+        # Read now, so that what is wrong with it is not found at the end.
+        self._test = self._evaluation("test")
 
     def train(self) -> None:
         """Train to the last epoch, or until the validation score stops improving."""
         batches, workspace, clock = self._batches, self._workspace, self._clock
-        training, progress = self._config.training, self.progress
+        training, observer = self._config.training, self._observer
+        reduction = self._make_reduction()
+        backpropagate = Backpropagation(self.network, self.parameters, workspace, reduction)
         for epoch in range(1, training.epochs + 1):
             clock.reset()
-            self._observer.epoch_begins(epoch, self._sharding.steps_per_epoch)
+            observer.epoch_begins(epoch, self._sharding.steps_per_epoch)
             batches.shuffle(training.seed, epoch)
-            for step_of_epoch in batches:
-                batches.fill(step_of_epoch, workspace.inputs, workspace.labels)
+            for step in batches:
+                batches.fill(step, workspace.inputs, workspace.labels)
                 clock.lap("data")
-                num_samples = self._sharding.num_samples(step_of_epoch)
-                self._backpropagate(num_samples, batches.used)
+                backpropagate(self._sharding.num_samples(step), batches.used)
                 self._add_losses()
                 clock.lap("compute")
-                gradient = self._reduction.total()
+                gradient = reduction.total()
                 clock.lap("reduce")
-                learning_rate = self._learning_rate(progress.step)
-                self._optimizer.update(
-                    self.parameters, self._regularized(gradient), learning_rate, progress.step
-                )
-                progress.step += 1
+                self._update(gradient)
                 clock.lap("update")
-                self._observer.step_done()
+                observer.step_done()
                 clock.lap()
-            progress.epoch = epoch
-            self._finish_epoch()
-            if training.patience and epoch - progress.best_epoch >= training.patience:
+            self._finish_epoch(epoch)
+            if training.patience and epoch - self.progress.best_epoch >= training.patience:
                 break
-        self._observer.training_done(self._test())
+        observer.training_done(self._outcome())
+
+    def _make_reduction(self) -> Reduction:
+        """Set up the sum over all ranks; collective, so no part of the constructor."""
+        training, dtype = self._config.training, self._config.network.dtype
+        return self._communicator.reduction(
+            training.reduction, training.virtual_ranks, self.network.layer_shapes, dtype
+        )
 
     def _add_losses(self) -> None:
         """Add the batch's losses to the sums of their virtual ranks."""
@@ -151,6 +149,14 @@ class Trainer:
         if self._batches.used is not None:
             losses = losses * self._batches.used
         self._loss_sums += np.add.reduce(losses, axis=1)
+
+    def _update(self, gradient: Array) -> None:
+        """Let the optimizer take the step."""
+        step = self.progress.step
+        self._optimizer.update(
+            self.parameters, self._regularized(gradient), self._learning_rate(step), step
+        )
+        self.progress.step = step + 1
 
     def _regularized(self, gradient: Array) -> Array:
         """Return the gradient, clipped and with the penalty's part where asked for."""
@@ -166,9 +172,10 @@ class Trainer:
             add_l2(self._gradient_buffer, self.parameters, weights, optimization.l2)
         return self._gradient_buffer
 
-    def _finish_epoch(self) -> None:
-        """Evaluate, take note of the best weights, tell the observer."""
+    def _finish_epoch(self, epoch: int) -> None:
+        """Evaluate, take note of the best weights, tell the observer; collective."""
         progress, clock = self.progress, self._clock
+        progress.epoch = epoch
         train_s = clock.elapsed_s
         train_loss = self._mean_train_loss()
         score = self._validation.score(self.parameters) if self._validation else None
@@ -201,10 +208,9 @@ class Trainer:
             self._config.training.virtual_ranks,
         )  # fmt: skip
 
-    def _test(self) -> Outcome:
+    def _outcome(self) -> Outcome:
         """Examine the test split, once; collective."""
         progress = self.progress
-        test = self._evaluation("test")
         return Outcome(
             parameters=self.parameters,
             tested_parameters=self._tested_parameters,
@@ -215,7 +221,7 @@ class Trainer:
             best_accuracy=(
                 progress.best_correct / self._validation.total if self._validation else None
             ),
-            examination=test.examine(self._tested_parameters) if test else None,
+            examination=self._test.examine(self._tested_parameters) if self._test else None,
         )
 
     def _mean_train_loss(self) -> float:

@@ -64,7 +64,9 @@ def main():
     assert ranks.sum_counts(np.array([1, ranks.rank])).tolist() == [
         ranks.world_size, sum(range(ranks.world_size)),
     ]  # fmt: skip
-    print(f"rank {ranks.rank} done", flush=True)
+    MPI.COMM_WORLD.Barrier()
+    if ranks.rank == 0:
+        print("all ranks are done", flush=True)
 
 
 if __name__ == "__main__":

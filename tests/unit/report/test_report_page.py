@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lockstep.errors import UserError
-from lockstep.report import report
+from lockstep.report.report import report
 from lockstep.storage.run_folder import read_arrays, write_arrays
 
 ALL_PLOTS = [

@@ -1,7 +1,7 @@
 import pytest
 
-from lockstep.report import scores_table
 from lockstep.report.labels import duration, number, shorten
+from lockstep.report.tables import scores_table
 
 
 def summary(names):

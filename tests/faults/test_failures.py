@@ -1,0 +1,164 @@
+"""One rank fails, all ranks end, and one message says why."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FAIL_AT = Path(__file__).parent / "programs" / "fail_at.py"
+TRAIN = ("train", "--epochs", "2", "--virtual-ranks", "4", "--run-name", "run")
+
+
+def errors_in(done):
+    return [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "none.h5"], "The dataset file none.h5 doesn't exist"),
+        ([], "No data set is named"),
+        (["--data", "d.h5", "--epochs", "x", "--momentu", "1"], "The configuration has 2 problems"),
+        (["--data", "d.h5", "--global-batch-size", "3"], "global_batch_size = 3 is less than"),
+        (["no.toml"], "There is no configuration file no.toml"),
+        (["a.toml", "b.toml"], "One configuration file at the most"),
+        (["--data", "text.h5"], "text.h5 is no HDF5 file"),
+        (["--data", "d.h5", "--results", "text.h5"], "Can't make the folder text.h5"),
+    ],
+)
+def test_what_the_user_got_wrong_is_told_once(program, digits_file, num_ranks, arguments, message):
+    (program.folder / "d.h5").symlink_to(digits_file)
+    (program.folder / "text.h5").write_text("not HDF5")
+    done = program.on_ranks(num_ranks, "-m", "lockstep", *TRAIN, *arguments)
+    assert done.returncode == 2
+    assert len(errors_in(done)) == 1, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (program.folder / "results").exists()
+
+
+def test_more_ranks_than_virtual_ranks_are_refused_before_they_start(program, digits_file):
+    done = program("train", "--data", digits_file, "--virtual-ranks", "2", "-n", "3")
+    assert done.returncode == 2
+    assert errors_in(done)[0].startswith("Error: There are 3 ranks, but virtual_ranks = 2")
+
+
+def test_an_existing_run_folder_is_never_written_to(program, digits_file):
+    (program.folder / "results" / "run").mkdir(parents=True)
+    done = program("train", "--data", digits_file, "--run-name", "run", "-n", "2")
+    assert done.returncode == 2
+    assert "two runs never share a folder" in done.stderr
+    assert not list((program.folder / "results" / "run").iterdir())
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize(
+    ("point", "message", "exit_code"),
+    [
+        ("import", "lockstep.cli", 1),
+        ("reading", "digits.h5 can't be read any more", 2),
+        ("step", "the step broke", 1),
+        ("save", "No space left on device", 1),
+        ("report", "the plot broke", 1),
+    ],
+)
+def test_a_failure_on_one_rank_ends_all(program, digits_file, point, message, exit_code, rank):
+    if point in {"save", "report"} and rank:
+        rank = 0  # only the root does these
+    done = program.on_ranks(3, FAIL_AT, rank, point, *TRAIN, "--data", digits_file)
+    assert done.returncode == exit_code, done.stderr
+    assert message in done.stderr, done.stderr
+    assert done.stderr.count("Traceback") == (0 if exit_code == 2 else 1)
+    assert f"Rank {rank}" in done.stderr
+
+
+def test_a_failing_report_loses_nothing(program, digits_file):
+    done = program.on_ranks(2, FAIL_AT, 0, "report", *TRAIN, "--data", digits_file)
+    assert done.returncode == 1
+    assert program.summary("run")["num_epochs"] == 2
+    assert program("report", "results/run").returncode == 0
+    assert (program.folder / "results/run/report.html").exists()
+
+
+def test_a_diverging_training_stops_and_says_why(program, digits_file):
+    done = program(
+        *TRAIN, "--data", digits_file, "--optimizer", "sgd", "--learning-rate", "1e20", "-n", "2"
+    )
+    assert done.returncode == 2
+    assert "the training has diverged" in errors_in(done)[0]
+    assert len(errors_in(done)) == 1
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PMI_RANK": "0", "PMI_SIZE": "2"},
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"},
+        {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+)
+def test_a_singleton_among_several_refuses_to_train(program, digits_file, environment):
+    done = program(*TRAIN, "--data", digits_file, **environment)
+    assert done.returncode == 2
+    assert "but the MPI library sees 1" in done.stderr
+    assert not (program.folder / "results").exists()
+
+
+@pytest.mark.parametrize("which", ["root", "last"])
+def test_a_killed_rank_ends_the_job_and_leaves_whole_checkpoints(program, digits_file, which):
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    command = [mpiexec, "-n", "3", sys.executable, "-m", "lockstep", *TRAIN,
+               "--epochs", "100000", "--data", digits_file]  # fmt: skip
+    with subprocess.Popen(
+        list(map(str, command)), cwd=program.folder, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
+             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+             "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as job:  # fmt: skip
+        try:
+            latest = program.folder / "results/run/checkpoints/latest"
+            wait_for(latest.exists)
+            ranks = ranks_in(job.pid)
+            assert sorted(ranks) == [0, 1, 2]
+            os.kill(ranks[0 if which == "root" else 2], signal.SIGKILL)
+            assert job.wait(timeout=30) != 0
+            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks.values()))
+        finally:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+    told = program("evaluate", "results/run", "--split", "validation")
+    assert told.returncode == 0, told.stderr
+
+
+def wait_for(condition, limit_s=60):
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def ranks_in(launcher):
+    """Return the process of each rank below a launcher, by what their environments say."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    ranks, waiting = {}, [launcher]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            waiting.append(child)
+            environment = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
+            values = dict(entry.partition("=")[::2] for entry in environment)
+            rank = values.get("PMI_RANK") or values.get("OMPI_COMM_WORLD_RANK")
+            if rank is not None:
+                ranks[int(rank)] = child
+    return ranks

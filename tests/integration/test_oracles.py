@@ -1,0 +1,185 @@
+"""Ten steps of each optimizer against independent implementations, in float64."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.neural_network import MLPClassifier
+
+from lockstep.nn.initializers import initialize
+from lockstep.nn.mlp import MLP, Workspace
+from lockstep.optim.gradients import add_l2, clip_norm
+from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
+from lockstep.optim.schedules import Schedule
+
+NUM_STEPS = 10
+NUM_SAMPLES = 24
+WIDTHS = (6, 8, 7, 4)
+LEARNING_RATE = 0.05
+
+
+@pytest.fixture
+def samples():
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((NUM_SAMPLES, WIDTHS[0]))
+    y = np.arange(NUM_SAMPLES) % WIDTHS[-1]
+    return SimpleNamespace(x=x, y=y)
+
+
+def initial_layers(network):
+    parameters = np.empty(network.num_parameters)
+    initialize("glorot_normal", network.layers(parameters), seed=3)
+    return parameters
+
+
+def train(network, samples, optimizer, options, l2=0.0, clip=0.0, schedule=None):
+    """Lockstep's own steps, without ranks: four virtual ranks' means are one mean."""
+    parameters = initial_layers(network)
+    layers = network.layers(parameters)
+    workspace = Workspace(network, 1, NUM_SAMPLES, np.float64)
+    workspace.inputs[0], workspace.labels[0] = samples.x, samples.y
+    update = OPTIMIZERS[optimizer](parameters, network.weight_slices, options).update
+    gradient = np.empty_like(parameters)
+    targets = [layer[np.newaxis] for layer in network.layers(gradient)]
+    losses = []
+    for step in range(NUM_STEPS):
+        workspace.evaluate(layers)
+        losses.append(workspace.losses.mean())
+        for _ in workspace.backward(layers, targets, 1 / NUM_SAMPLES):
+            pass
+        if clip:
+            clip_norm(gradient, clip)
+        if l2:
+            add_l2(gradient, parameters, network.weight_slices, l2)
+        update(parameters, gradient, schedule(step) if schedule else LEARNING_RATE, step)
+    return layers, losses
+
+
+class StartedClassifier(MLPClassifier):
+    """scikit-learn's classifier from given weights."""
+
+    def _init_coef(self, fan_in, fan_out, dtype):
+        layer = self.start[len(self.started)]
+        self.started.append(layer)
+        assert layer.shape == (fan_in + 1, fan_out)
+        return layer[:-1].astype(dtype), layer[-1].astype(dtype)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam"])
+def test_scikit_learns_classifier_takes_the_same_steps(samples, optimizer, activation, l2):
+    network = MLP(WIDTHS, activation, "cross_entropy")
+    # It adds epsilon before the bias correction, so make it vanish on both sides.
+    options = Hyperparameters(epsilon=1e-200)
+    oracle = StartedClassifier(
+        hidden_layer_sizes=WIDTHS[1:-1],
+        activation={"sigmoid": "logistic"}.get(activation, activation),
+        solver="adam" if optimizer == "adam" else "sgd",
+        alpha=l2 * NUM_SAMPLES,  # its penalty is divided by the number of samples
+        batch_size=NUM_SAMPLES,
+        learning_rate_init=LEARNING_RATE,
+        momentum=0.0 if optimizer == "sgd" else options.momentum,
+        nesterovs_momentum=optimizer == "nesterov",
+        epsilon=options.epsilon,
+        shuffle=False,
+    )
+    oracle.start, oracle.started = network.layers(initial_layers(network)), []
+    for _ in range(NUM_STEPS):
+        oracle.partial_fit(samples.x, samples.y, classes=np.arange(WIDTHS[-1]))
+
+    layers, losses = train(network, samples, optimizer, options, l2)
+    for layer, weight, bias in zip(layers, oracle.coefs_, oracle.intercepts_, strict=True):
+        np.testing.assert_allclose(layer[:-1], weight, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(layer[-1], bias, rtol=1e-9, atol=1e-12)
+    if not l2:
+        np.testing.assert_allclose(losses, oracle.loss_curve_, rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed, nor needed")
+
+
+def torch_optimizer(torch, name, weights, biases, options, l2):
+    decay = options.weight_decay if name == "adamw" else l2
+    groups = [{"params": weights, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
+    if name in {"adam", "adamw"}:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+        return kind(
+            groups, lr=LEARNING_RATE, betas=(options.beta1, options.beta2), eps=options.epsilon
+        )
+    momentum = 0.0 if name == "sgd" else options.momentum
+    return torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=momentum, nesterov=name == "nesterov")
+
+
+def torch_loss(torch, name, z, target):
+    if name == "cross_entropy":
+        return torch.nn.functional.cross_entropy(z, target)
+    one_hot = torch.nn.functional.one_hot(target, z.shape[1])
+    return ((torch.sigmoid(z) - one_hot) ** 2).sum() / 2 / len(z)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "quadratic"])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "gelu"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_pytorch_takes_the_same_steps(torch, samples, optimizer, activation, loss):
+    compare_with_pytorch(torch, samples, optimizer, activation, loss, clip=0.0, tolerance=1e-9)
+
+
+def test_pytorch_clips_alike(torch, samples):
+    # It adds 1e-6 to the norm that it divides by, hence the tolerance.
+    compare_with_pytorch(torch, samples, "sgd", "tanh", "quadratic", clip=0.1, tolerance=1e-5)
+
+
+def compare_with_pytorch(torch, samples, optimizer, activation, loss, clip, tolerance):
+    functional = torch.nn.functional
+    activate = {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "leaky_relu": functional.leaky_relu,
+        "gelu": lambda z: functional.gelu(z, approximate="tanh"),
+    }[activation]
+    network = MLP(WIDTHS, activation, loss)
+    options, l2 = Hyperparameters(weight_decay=0.2), 0.01
+    start = network.layers(initial_layers(network))
+    weights = [torch.tensor(layer[:-1].copy(), requires_grad=True) for layer in start]
+    biases = [torch.tensor(layer[-1].copy(), requires_grad=True) for layer in start]
+    l2 = 0.0 if optimizer == "adamw" else l2
+    oracle = torch_optimizer(torch, optimizer, weights, biases, options, l2)
+    x, y = torch.tensor(samples.x), torch.tensor(samples.y)
+    expected = []
+    for _ in range(NUM_STEPS):
+        a = x
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            a = activate(a @ weight + bias)
+        value = torch_loss(torch, loss, a @ weights[-1] + biases[-1], y)
+        expected.append(value.item())
+        oracle.zero_grad()
+        value.backward()
+        if clip:
+            assert torch.nn.utils.clip_grad_norm_([*weights, *biases], clip) > clip
+        oracle.step()
+
+    layers, losses = train(network, samples, optimizer, options, l2, clip)
+    np.testing.assert_allclose(losses, expected, rtol=tolerance)
+    for layer, weight, bias in zip(layers, weights, biases, strict=True):
+        np.testing.assert_allclose(
+            layer[:-1], weight.detach().numpy(), rtol=tolerance, atol=tolerance
+        )
+        np.testing.assert_allclose(layer[-1], bias.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+def test_pytorch_has_the_same_one_cycle(torch):
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=1001)
+    expected = []
+    for _ in range(1000):
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    own = Schedule("one_cycle", 0.5, 1000)
+    # It counts to the last step, Lockstep to one beyond it.
+    np.testing.assert_allclose([own(step) for step in range(1000)], expected, rtol=0.02, atol=2e-4)
