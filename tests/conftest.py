@@ -11,7 +11,7 @@ import pytest
 from lockstep.data.convert import convert
 
 # A rank that hangs must fail its test and not the whole suite.
-_RUN_TIMEOUT_S = 120
+_RUN_TIMEOUT_S = 170
 
 
 @pytest.fixture
