@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
 from lockstep.train.evaluation import Examination
 
@@ -59,6 +58,9 @@ def per_class_scores(
         With the keys class, precision, recall, f1 and support; 0 where there is nothing to
         divide by.
     """
+    # Slow to import, and not needed before the training is done.
+    from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415
+
     classes = np.arange(len(class_names))
     # Each cell of the matrix stands for as many samples as it counts.
     true, predicted = (index.ravel() for index in np.indices(confusion.shape))

@@ -1,0 +1,90 @@
+"""Every command of the README, run in its order in one folder."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(
+    r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+)
+# The two commands of the set-up are run by .ci/run, which starts from a fresh clone.
+SETUP = [block for block in BLOCKS if block.startswith("sh launch/")]
+WITH_MNIST = [block for block in BLOCKS if "mnist" in block]
+OTHERS = [block for block in BLOCKS if block not in SETUP + WITH_MNIST]
+
+
+@pytest.fixture
+def shell(program):
+    """Runs commands where launch/ and data/ are, as in the repository."""
+    (program.folder / "launch").symlink_to(ROOT / "launch")
+    (program.folder / "data").mkdir()
+    path = f"{Path(program.python).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(commands):
+        done = program.run(["sh", "-eu", "-c", commands], PATH=path)
+        assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    run.folder = program.folder
+    return run
+
+
+def make_flowers(folder):
+    generator = np.random.default_rng(0)
+    species = np.repeat(["daisy", "rose", "tulip"], 30)
+    sizes = generator.normal(np.repeat([[1, 5], [3, 2], [6, 4]], 30, axis=0), 0.5)
+    rows = [f"{a:.2f},{b:.2f}" for a, b in sizes]
+    lines = [f"{row},{name}" for row, name in zip(rows, species, strict=True)]
+    (folder / "flowers.csv").write_text("\n".join(["height,width,species", *lines]) + "\n")
+    (folder / "new-flowers.csv").write_text("\n".join(["height,width", *rows[::10]]) + "\n")
+
+
+def make_photos(folder):
+    generator = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = generator.normal(level, 20, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
+
+
+def test_the_commands(shell):
+    make_flowers(shell.folder)
+    make_photos(shell.folder)
+    np.savez(
+        shell.folder / "arrays.npz", x=np.random.default_rng(0).random((40, 3)), y=np.arange(40) % 2
+    )
+    shell("lockstep convert digits data/digits.h5")
+    told = "".join(shell(block) for block in OTHERS)
+    digests = re.findall(r"weights_sha256: (\w+)", told)
+    # One process, four ranks and two ranks.
+    assert len(digests) == 4
+    assert len(set(digests[:3])) == 1
+    assert "rose" in told
+
+
+def test_the_set_up_is_run_by_ci():
+    told = (ROOT / ".ci" / "run").read_text()
+    assert SETUP
+    for block in SETUP:
+        script = block.split()[1]
+        assert script in told
+        subprocess.run(["sh", "-n", ROOT / script], check=True)
+
+
+@pytest.mark.mnist
+def test_the_commands_on_mnist(shell, mnist_folder):
+    (shell.folder / "results").mkdir()
+    (shell.folder / "results" / "mnist").symlink_to(ROOT / "results" / "mnist")
+    # The folder stands in for the download, and two epochs for the whole training.
+    fetched = f"lockstep convert {mnist_folder} data/mnist.h5\n"
+    commands = "".join(WITH_MNIST).replace("lockstep convert mnist data/mnist.h5\n", "")
+    quick = re.sub(r"^(lockstep train .*)$", r"\1 --epochs 2", commands, flags=re.MULTILINE)
+    assert quick.count("--epochs 2") == 4
+    assert shell(fetched + quick).count("Test accuracy") == 4
