@@ -117,7 +117,7 @@ class Training:
     epochs: Annotated[_Count, Meta(description="Passes over the training rows.")] = 20
     global_batch_size: Annotated[
         _Count, Meta(description="Samples of one step over all ranks.")
-    ] = 128
+    ] = 64
     seed: Annotated[
         int, Meta(ge=0, le=2**63 - 1, description="Of the initial weights and the sample order.")
     ] = 0

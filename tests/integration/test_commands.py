@@ -3,7 +3,11 @@
 import csv
 import io
 import json
+import os
+import pty
 import re
+import subprocess
+import termios
 import tomllib
 
 import h5py
@@ -242,3 +246,31 @@ def test_a_single_process_loads_no_mpi(program, digits_file):
     done = program.run([program.python, "-c", code])
     assert done.returncode == 0, done.stderr
     assert program.summary("run")["num_epochs"] == 1
+
+
+def test_a_terminal_gets_a_progress_bar(program, digits_file):
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    command = [program.python, "-m", "lockstep", "train", "--data", digits_file, *QUICK, *NAME]
+    with subprocess.Popen(
+        list(map(str, command)), cwd=program.folder, stdout=follower, stderr=follower
+    ) as job:
+        os.close(follower)
+        shown = read_all(leader)
+    os.close(leader)
+    assert job.returncode == 0, shown
+    assert re.search(r"\rEpoch 2: +\d+%\|.*\| \d+/12 \[", shown)
+    # The bar gives way to the epoch's line.
+    assert re.search(r"\r *\rEpoch 2: 1?\d\d / 180", shown), repr(shown[:900])
+
+
+def read_all(descriptor):
+    parts = []
+    while True:
+        try:
+            part = os.read(descriptor, 65536)
+        except OSError:  # Linux's way to say that the other side is closed
+            part = b""
+        if not part:
+            return b"".join(parts).decode()
+        parts.append(part)
