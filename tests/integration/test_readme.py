@@ -13,10 +13,12 @@ ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(
     r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
 )
-# The two commands of the set-up are run by .ci/run, which starts from a fresh clone.
+# The two commands of the set-up are run by .ci/run, which starts from a fresh clone, and the job
+# by the tests in tests/cluster.
 SETUP = [block for block in BLOCKS if block.startswith("sh launch/")]
+CLUSTER = [block for block in BLOCKS if block.startswith("sbatch")]
 WITH_MNIST = [block for block in BLOCKS if "mnist" in block]
-OTHERS = [block for block in BLOCKS if block not in SETUP + WITH_MNIST]
+OTHERS = [block for block in BLOCKS if block not in SETUP + CLUSTER + WITH_MNIST]
 
 
 @pytest.fixture
@@ -67,6 +69,12 @@ def test_the_commands(shell):
     assert len(digests) == 4
     assert len(set(digests[:3])) == 1
     assert "rose" in told
+
+
+def test_the_job_script_is_the_one_that_is_tested():
+    tested = (ROOT / "tests" / "cluster" / "test_slurm.py").read_text()
+    assert [block.split()[1] for block in CLUSTER] == ["launch/slurm.sbatch"]
+    assert '"slurm.sbatch"' in tested
 
 
 def test_the_set_up_is_run_by_ci():
