@@ -15,10 +15,8 @@ from lockstep.data.dataset_file import (
     SPLITS,
     DatasetFile,
     DatasetInfo,
-    DatasetWriter,
-    Header,
-    create_dataset_file,
 )
+from lockstep.data.dataset_writer import DatasetWriter, Header, create_dataset_file
 from lockstep.data.moments import Moments
 from lockstep.data.progress import progress
 from lockstep.data.recognize import OPTIONS, Kind, recognize

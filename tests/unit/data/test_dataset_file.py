@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lockstep.data import dataset_file
-from lockstep.data.dataset_file import DatasetFile, Header, create_dataset_file
+from lockstep.data.dataset_file import DatasetFile
+from lockstep.data.dataset_writer import Header, create_dataset_file
 from lockstep.errors import UserError
 
 SIZES = {"train": 7, "validation": 3, "test": 0}
