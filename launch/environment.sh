@@ -1,29 +1,26 @@
 # Sourced by the scripts beside it: makes the virtual environment of this repository.
 #
-#   LOCKSTEP_VENV   where it is (default: .venv)
 #   LOCKSTEP_MPI    the MPI library that is installed into it: mpich (default) or openmpi
+#   LOCKSTEP_VENV   where it is (default: .venv, and .venv-openmpi for Open MPI)
 #   PYTHON          the Python to make it with (default: the first of 3.11 or newer)
-
-LOCKSTEP_VENV=${LOCKSTEP_VENV:-.venv}
-LOCKSTEP_MPI=${LOCKSTEP_MPI:-mpich}
 
 fail() {
     echo "$1" >&2
     exit 1
 }
 
-# Print the first Python that is new enough. A name may exist and still not run, so try each.
-find_python() {
-    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    found=$(python3 --version 2>&1 || true)
-    fail "Lockstep needs Python 3.11 or newer, and there is none on the PATH (python3: $found).
-Install one, or name it: PYTHON=/path/to/python3.12 sh $0"
-}
+LOCKSTEP_MPI=${LOCKSTEP_MPI:-mpich}
+case $LOCKSTEP_MPI in
+    mpich | openmpi) ;;
+    *) fail "LOCKSTEP_MPI=$LOCKSTEP_MPI: there are mpich and openmpi." ;;
+esac
+if [ "$LOCKSTEP_MPI" = mpich ]; then
+    LOCKSTEP_VENV=${LOCKSTEP_VENV:-.venv}
+else
+    LOCKSTEP_VENV=${LOCKSTEP_VENV:-.venv-$LOCKSTEP_MPI}
+fi
+marker="$LOCKSTEP_VENV/.made-for-lockstep"
+
 
 # install EXTRAS: make sure that the environment holds this repository with these extras.
 install() {
@@ -41,15 +38,36 @@ Is there a network, and can pip reach a package index from here (proxy, PIP_INDE
     echo "$wanted" >"$stamp"
 }
 
-# An environment does not survive being moved, so it remembers where it was made.
+# An environment survives neither being moved nor another MPI library beside its own, so its
+# marker remembers both.
 works() {
-    [ "$(cat "$LOCKSTEP_VENV/.made-in" 2>/dev/null)" = "$(pwd)" ] &&
+    [ "$(cat "$marker" 2>/dev/null)" = "$(pwd) $LOCKSTEP_MPI" ] &&
         "$LOCKSTEP_VENV/bin/python" -c '' 2>/dev/null
 }
 
 make_environment() {
+    # Only what was made here is ever removed.
+    if [ -n "$(ls -A "$LOCKSTEP_VENV" 2>/dev/null)" ] && [ ! -f "$marker" ]; then
+        fail "$LOCKSTEP_VENV exists and was not made by this script, so it is left alone.
+Remove it, or name another folder: LOCKSTEP_VENV=.venv-lockstep sh $0"
+    fi
     python=$(find_python) || exit 1
-    "$python" -m venv --clear "$LOCKSTEP_VENV" || fail "Can't make a virtual environment with $python.
+    rm -rf "$LOCKSTEP_VENV"
+    mkdir -p "$LOCKSTEP_VENV" || fail "Can't make $(pwd)/$LOCKSTEP_VENV: may you write there?"
+    echo "$(pwd) $LOCKSTEP_MPI" >"$marker"
+    "$python" -m venv "$LOCKSTEP_VENV" || fail "Can't make a virtual environment with $python.
 On Debian and Ubuntu its module is a package of its own: apt install python3-venv"
-    pwd >"$LOCKSTEP_VENV/.made-in"
+}
+
+# Print the first Python that is new enough. A name may exist and still not run, so try each.
+find_python() {
+    for candidate in "${PYTHON:-python3}" ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    found=$("${PYTHON:-python3}" --version 2>/dev/null) || found="nothing that is a Python"
+    fail "Lockstep needs Python 3.11 or newer, but ${PYTHON:-python3} is $found.
+Install one, or name it: PYTHON=/path/to/python3.12 sh $0"
 }

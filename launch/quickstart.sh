@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 install "$LOCKSTEP_MPI"
 lockstep="$LOCKSTEP_VENV/bin/lockstep"
 [ -f data/digits.h5 ] || "$lockstep" convert digits data/digits.h5
-"$lockstep" train launch/presets/digits.toml -n 2
+"$lockstep" train launch/presets/digits.toml -n 2 --results "$(pwd)/results"

@@ -13,7 +13,6 @@ import click
 import lockstep
 from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
 from lockstep.errors import SharedError, UserError
-from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.launch import connect, launched_as, start_ranks
 from lockstep.parallel.verdict import together
 
@@ -89,7 +88,8 @@ def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - c
       FILE.npz           arrays x and y, or x_train, y_train, x_test, y_test
       FILE.csv[.gz]      a table with a label column
 
-    Splits are stratified: each holds the same share of every class. MNIST keeps its own split.
+    Splits are stratified: each holds the same share of every class. What comes with test files of
+    its own keeps them, and gives its last training rows for validation, as MNIST does.
     """
     _alone()
     from lockstep.data.convert import ConvertOptions
@@ -194,8 +194,13 @@ def train(
 
     communicator = connect()
     config = together(communicator, configure)
+    if num_ranks and communicator.world_size > 1:
+        raise SharedError(
+            "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
+            "or don't start lockstep by mpiexec or srun."
+        )
     if num_ranks and num_ranks > 1:
-        _check_start(config, num_ranks, communicator)
+        _check_start(config, num_ranks)
         options = [f"{option_name(name)}={text}" for name, text in given.items()]
         where = [f"--results={results}", f"--run-name={run_name}"]
         start_ranks(num_ranks, ["train", *arguments, *where, *options])
@@ -213,26 +218,26 @@ def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str
     while remaining:
         word = remaining.pop(0)
         if word.startswith("-"):
-            name, has_value, value = word.lstrip("-").partition("=")
+            name, has_value, value = word.partition("=")
             if not has_value and remaining and not remaining[0].startswith("-"):
                 value = remaining.pop(0)
-            unknown[name.replace("-", "_")] = value
+            unknown[name] = value
         else:
             files.append(word)
+    for name in files:
+        if name.endswith((".h5", ".hdf5")):
+            raise UserError(
+                f"{name} looks like a data set and no configuration: use --data {name}."
+            )
     if len(files) > 1:
         raise UserError(f"One configuration file at the most, please, not {' and '.join(files)}.")
     return (Path(files[0]) if files else None), unknown
 
 
-def _check_start(config: Config, num_ranks: int, communicator: Communicator) -> None:
+def _check_start(config: Config, num_ranks: int) -> None:
     """Check before the launch what can be checked in one process."""
     from lockstep.train.run import open_dataset, resolve
 
-    if communicator.world_size > 1:
-        raise SharedError(
-            "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
-            "or don't start lockstep by mpiexec or srun."
-        )
     open_dataset(resolve(config, num_ranks)).close()
 
 
@@ -245,6 +250,10 @@ def _finish(path: Path) -> None:
     folder = RunFolder(path)
     draw_report(folder)
     summary = read_json(folder.summary)
+    if summary["stopped_early"]:
+        click.echo(
+            f"Stopped early: no better validation score since epoch {summary['best_epoch']}."
+        )
     if summary["test_total"]:
         click.echo(f"\n{scores_table(summary)}\n")
         click.echo(
@@ -284,12 +293,12 @@ def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None
     if communicator.rank != 0:
         return
     if as_json:
-        click.echo(json.dumps(scores, indent=2))
+        click.echo(json.dumps({"split": split, **scores}, indent=2))
         return
     click.echo(scores_table(scores))
     click.echo(
-        f"\n{split.capitalize()} accuracy: {scores['test_accuracy']:.2%} "
-        f"({scores['test_correct']} / {scores['test_total']}), loss {scores['test_loss']:.4f}"
+        f"\n{split.capitalize()} accuracy: {scores['accuracy']:.2%} "
+        f"({scores['correct']} / {scores['total']}), loss {scores['loss']:.4f}"
     )
 
 
@@ -309,7 +318,8 @@ def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) 
     """Classify images or rows by a run's weights.
 
     FILES are PNG, JPEG or other images, .npy arrays of one or more samples, .csv tables of
-    features without a label, or data set files (.h5), of which one split is taken.
+    features without a label, or data set files (.h5), of which one split is taken. Numbers are
+    those that were converted, such as 0 to 255 for MNIST's pixels.
 
     Images of hand-drawn digits are brought to the form of the training data: inverted if need
     be, cropped, scaled, and centred by mass as MNIST's were.
@@ -370,4 +380,5 @@ def _scaling_text(info: "DatasetInfo") -> str:
 
     if np.ndim(info.scale):
         return "standardized: mean 0 and deviation 1 of each feature on train"
-    return f"input = stored * {info.scale:.6g} + {info.offset:.6g}"
+    hint = "; --standardize may help" if info.image_form == "none" and info.scale == 1 else ""
+    return f"input = stored * {info.scale:.6g} + {info.offset:.6g}{hint}"

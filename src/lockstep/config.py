@@ -137,7 +137,9 @@ class Training:
             "ranks, mpi leaves the order to the MPI library."
         ),
     ] = "ordered"
-    threads_per_rank: Annotated[_Count, Meta(description="BLAS threads of each rank.")] = 1
+    threads_per_rank: Annotated[
+        _Count, Meta(description="BLAS threads of each rank; another number gives other bits.")
+    ] = 1
     patience: Annotated[
         int,
         Meta(
@@ -225,7 +227,8 @@ def load_config(path: Path | None, options: Mapping[str, str]) -> Config:
     path : Path, optional
         A TOML file of sections and fields.
     options : mapping of str to str
-        Field names and their values as text; lists are separated by commas.
+        Field names and their values as text; lists are separated by commas. What is no field's
+        name is told as it stands.
 
     Returns
     -------
@@ -295,10 +298,11 @@ def _values_of_options(options: Mapping[str, str], problems: list[str]) -> dict[
     values: dict[str, Any] = {}
     for name, text in options.items():
         if name not in FIELDS:
-            hint = near_misses(option_name(name), map(option_name, FIELDS))
-            problems.append(f"{option_name(name)}: no such option{hint}")
+            hint = near_misses(name, map(option_name, FIELDS))
+            problems.append(f"{name}: no such option{hint}")
             continue
-        value = [part for part in text.split(",") if part] if FIELDS[name].is_list else text
+        is_list = FIELDS[name].is_list
+        value = (text.split(",") if text else []) if is_list else text
         _convert(FIELDS[name], value, option_name(name), values, problems, strict=False)
     return values
 

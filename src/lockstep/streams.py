@@ -42,7 +42,8 @@ def philox(seed: int, purpose: Purpose, index: int = 0, virtual_rank: int = 0) -
     -------
     numpy.random.Philox
         Keyed by (seed, purpose). Its counter starts at (0, 0, index, virtual_rank), least
-        significant word first, so a stream has 2**128 draws before it meets the next one.
+        significant word first, so a stream has 2**128 counter steps of
+        four draws each before it meets the next one.
     """
     key = np.array([seed, purpose], dtype=np.uint64)
     counter = np.array([0, 0, index, virtual_rank], dtype=np.uint64)

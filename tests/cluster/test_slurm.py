@@ -102,7 +102,7 @@ def test_two_nodes_give_the_bits_of_one_process(program, job, digits_file):
     assert found["weights_sha256"] == expected["weights_sha256"]
     assert found["confusion_matrix"] == expected["confusion_matrix"]
     assert log.count("Epoch 3:") == 1
-    assert ": 4 of at most 4 ranks" in log
+    assert ": ranks 4, virtual ranks 4, in" in log
 
 
 def test_tasks_that_do_not_find_each_other_are_refused(program, job):

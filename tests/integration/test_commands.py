@@ -19,7 +19,16 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from lockstep.data.dataset_file import DatasetFile
 
-QUICK = ("--epochs", "2", "--hidden-widths", "32", "--virtual-ranks", "4")
+QUICK = (
+    "--epochs",
+    "2",
+    "--global-batch-size",
+    "128",
+    "--hidden-widths",
+    "32",
+    "--virtual-ranks",
+    "4",
+)
 NAME = ("--run-name", "run")
 
 
@@ -109,9 +118,10 @@ def test_mpiexec_and_n_and_a_single_process_are_one_and_the_same(program, digits
 def test_early_stopping_keeps_the_best_weights_for_the_test(program, digits_file):
     done = program(
         "train", "--data", digits_file, *NAME, "--epochs", "50", "--patience", "2",
-        "--hidden-widths", "32", "--learning-rate", "0.1",
+        "--hidden-widths", "32", "--learning-rate", "0.1", "--global-batch-size", "128",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert re.search(r"^Stopped early: .* since epoch \d+\.$", done.stdout, re.MULTILINE)
     summary = program.summary("run")
     lines = (program.folder / "results/run/metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
@@ -127,7 +137,9 @@ def test_evaluate_gives_the_summarys_scores_on_any_number_of_ranks(program, trai
     told = program.on_ranks(3, "-m", "lockstep", "evaluate", "results/run", "--json")
     assert told.returncode == 0, told.stderr
     scores = json.loads(told.stdout)
-    assert scores == {name: summary[name] for name in scores}
+    assert scores.pop("split") == "test"
+    for name, value in scores.items():
+        assert value == summary.get(f"test_{name}", summary.get(name)), name
     table = program("evaluate", "results/run", "--split", "validation")
     best = summary["best_val_accuracy"]
     assert f"Validation accuracy: {best:.2%}" in table.stdout
@@ -152,7 +164,7 @@ def test_predict_reads_splits_arrays_tables_and_images(program, trained, digits_
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
     assert [entry["class"] for entry in found] == [*classes, classes[0], *classes]
-    assert [entry["source"] for entry in found][29:32] == ["many.npy:29", "one.npy", "table.csv:0"]
+    assert [entry["source"] for entry in found][29:32] == ["many.npy:30", "one.npy", "table.csv:1"]
 
     # Black ink on white paper, eight times as large.
     drawing = 255 - np.kron(x[0].reshape(8, 8), np.ones((8, 8))) / 16 * 255
@@ -164,7 +176,7 @@ def test_predict_reads_splits_arrays_tables_and_images(program, trained, digits_
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("bad.csv", "1,2,3\n", "bad.csv, row 1: 3 cells, but the network takes 64 numbers"),
+        ("bad.csv", "1,2,3\n", "bad.csv, line 1: 3 cells, but the network takes 64 numbers"),
         ("bad.npy", "no array", "Can't read bad.npy as a NumPy array"),
         ("bad.png", "no image", "bad.png is no image"),
         ("bad.h5", "no file", "bad.h5 is no HDF5 file"),
@@ -177,6 +189,49 @@ def test_predict_names_the_file_that_won_t_do(program, trained, name, content, m
     assert told.stderr.startswith("Error: ")
     assert message in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_predict_refuses_pixels_that_are_scaled_already(program, trained):
+    np.save(program.folder / "scaled.npy", np.full((2, 64), 0.5))
+    told = program("predict", "results/run", "scaled.npy")
+    assert told.returncode == 2
+    assert "where white is 16: multiply them by 16" in told.stderr
+
+
+@pytest.mark.parametrize("option", ["--standardize", "--scale=0.5"])
+def test_drawn_digits_are_read_right_whatever_the_scaling(program, option):
+    assert program("convert", "digits", "d.h5", option).returncode == 0
+    done = program("train", "--data", "d.h5", "--epochs", "8", *NAME)
+    assert done.returncode == 0, done.stderr
+    with DatasetFile.open(program.folder / "d.h5") as dataset:
+        x, y = dataset.read("test", 0, 40)
+    for index, digit in enumerate(x):
+        ink = np.kron(digit.reshape(8, 8), np.ones((6, 6))) / 16 * 255
+        Image.fromarray(ink.astype(np.uint8)).save(program.folder / f"{index:02}.png")
+    names = [f"{index:02}.png" for index in range(40)]
+    told = program("predict", "results/run", *names, "--json")
+    classes = [entry["class"] for entry in json.loads(told.stdout)]
+    assert np.mean([name == str(label) for name, label in zip(classes, y, strict=True)]) > 0.8
+
+
+def test_evaluate_notices_that_the_data_have_changed(program):
+    assert program("convert", "digits", "d.h5").returncode == 0
+    assert program("train", "--data", "d.h5", "--epochs", "1", *NAME).returncode == 0
+    assert program("convert", "digits", "d.h5", "--seed", "5", "--overwrite").returncode == 0
+    told = program("evaluate", "results/run")
+    assert told.returncode == 2
+    assert "d.h5 has changed since the run was trained" in told.stderr
+    assert program("evaluate", "results/run", "--data", "d.h5").returncode == 0
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(program, digits_file):
+    command = [program.python, "-m", "lockstep", "train", "--data", digits_file, "--epochs", "1"]
+    jobs = [
+        subprocess.Popen(list(map(str, command)), cwd=program.folder, stdout=subprocess.DEVNULL)
+        for _ in range(4)
+    ]
+    assert [job.wait(timeout=100) for job in jobs] == [0] * 4
+    assert len(list((program.folder / "results").glob("digits-*/summary.json"))) == 4
 
 
 def test_report_draws_again_from_the_folder_alone(program, trained, digits_file):
@@ -231,7 +286,7 @@ def test_a_table_without_test_split_trains_too(program):
     assert program.summary("run")["test_accuracy"] is None
     assert "Epoch 30: train loss" in done.stdout
     told = program("evaluate", "results/run", "--split", "train", "--json")
-    assert json.loads(told.stdout)["test_accuracy"] > 0.8
+    assert json.loads(told.stdout)["accuracy"] > 0.8
     refused = program("evaluate", "results/run")
     assert refused.returncode == 2
     assert "no rows in its test split" in refused.stderr
@@ -248,10 +303,12 @@ def test_a_single_process_loads_no_mpi(program, digits_file):
     assert program.summary("run")["num_epochs"] == 1
 
 
-def test_a_terminal_gets_a_progress_bar(program, digits_file):
+@pytest.mark.parametrize("ranks", [(), ("-n", "2")])
+def test_a_terminal_gets_a_progress_bar(program, digits_file, ranks):
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
-    command = [program.python, "-m", "lockstep", "train", "--data", digits_file, *QUICK, *NAME]
+    command = [program.python, "-m", "lockstep", "train", "--data", digits_file, *QUICK, *NAME,
+               *ranks]  # fmt: skip
     with subprocess.Popen(
         list(map(str, command)), cwd=program.folder, stdout=follower, stderr=follower
     ) as job:

@@ -51,7 +51,7 @@ def test_all_that_is_wrong_is_told_at_once_with_the_near_misses(config_file):
         "[network]\nhidden_widths = [4, 0]\n"
     )
     with pytest.raises(UserError) as error:
-        load_config(path, {"epochs": "ten", "learning_rat": "1"})
+        load_config(path, {"epochs": "ten", "--learning-rat": "1"})
     told = str(error.value).splitlines()
     assert told[0] == "The configuration has 12 problems:"
     for line, words in zip(

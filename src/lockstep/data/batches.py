@@ -91,13 +91,16 @@ class Batches:
         self.virtual_ranks = virtual_ranks
         self._scaling = scaling
         self._sizes = sharding.shard_sizes
-        self._local_batch_sizes = sharding.local_batch_sizes
+        # A batch that is larger than the split would be padded for nothing.
+        self._local_batch_sizes = [
+            min(pair) for pair in zip(sharding.local_batch_sizes, self._sizes, strict=True)
+        ]
         self._starts = [0, *accumulate(self._sizes)]
         self._first_row = self._starts[virtual_ranks.start]
         last_row = self._starts[virtual_ranks.stop]
         self._x, self._y = dataset.read(split, self._first_row, last_row)
         _check_labels(dataset, split, self._y)
-        self.shape = (len(virtual_ranks), max(self._local_batch_sizes))
+        self.shape = (len(virtual_ranks), max(1, *self._local_batch_sizes))
         self._stored = np.empty((*self.shape, self._x.shape[1]), self._x.dtype)
         self.used: NDArray[np.bool_] | None = None
         self.in_stored_order()
@@ -122,13 +125,14 @@ class Batches:
 
     def _schedule(self, orders: list[NDArray[np.int64]]) -> None:
         """Lay the orders out as a table of rows by step, virtual rank and sample; -1 pads."""
-        table = np.full((self.sharding.steps_per_epoch, *self.shape), -1, np.int64)
+        num_steps = self.sharding.steps_per_epoch
+        table = np.full((num_steps, *self.shape), -1, np.int64)
         for own, virtual_rank in enumerate(self.virtual_ranks):
             rows = orders[own] + (self._starts[virtual_rank] - self._first_row)
             width = self._local_batch_sizes[virtual_rank]
-            padded = np.full(self.sharding.steps_per_epoch * width, -1, np.int64)
+            padded = np.full(num_steps * width, -1, np.int64)
             padded[: len(rows)] = rows
-            table[:, own, :width] = padded.reshape(-1, width)
+            table[:, own, :width] = padded.reshape(num_steps, width)
         is_padding = table < 0
         self._used: NDArray[np.bool_] = ~is_padding
         self._table: NDArray[np.int64] = np.where(is_padding, 0, table)

@@ -270,6 +270,8 @@ def _write(
         feature_shape=loaded.feature_shape,
         dtype=loaded.dtype,
         image_form=loaded.image_form,
+        # A source's own scale brings white to 1, whatever scale the user asks for.
+        white=round(1 / loaded.scale),
         source=source,
         source_files=tuple(file.name for file in loaded.files),
         source_sha256=tuple(file.sha256 for file in loaded.files),

@@ -55,6 +55,8 @@ class DatasetInfo:
         The model's input is `stored * scale + offset`.
     image_form : str
         "digit" (white ink on black, as MNIST), "image", or "none" for tables.
+    white : int
+        What white is in stored images: 255, but 16 for the embedded digits. 1 for tables.
     source : str
         What the data were converted from.
     source_files, source_sha256 : tuple of str
@@ -74,6 +76,7 @@ class DatasetInfo:
     scale: float | NDArray[np.float64]
     offset: float | NDArray[np.float64]
     image_form: str
+    white: int
     source: str
     source_files: tuple[str, ...]
     source_sha256: tuple[str, ...]
@@ -256,7 +259,8 @@ def _open_hdf5(path: Path) -> h5py.File:
     if not path.is_file():
         what = "is no file" if path.exists() else "doesn't exist"
         raise UserError(
-            f"The dataset file {path} {what}. Make one with `lockstep convert SOURCE {path}`."
+            f"The dataset file {path} {what}. Name another with --data, or make one with "
+            "`lockstep convert SOURCE OUT.h5`."
         )
     try:
         with path.open("rb"):
@@ -294,6 +298,7 @@ def _read_info(path: Path, file: h5py.File) -> DatasetInfo:
         scale=attributes.scaling("scale", feature_shape),
         offset=attributes.scaling("offset", feature_shape),
         image_form=attributes.text("image_form"),
+        white=attributes.integer("white"),
         source=attributes.text("source"),
         source_files=attributes.texts("source_files"),
         source_sha256=attributes.texts("source_sha256"),

@@ -39,6 +39,7 @@ class Header:
     feature_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     image_form: str
+    white: int
     source: str
     source_files: tuple[str, ...]
     source_sha256: tuple[str, ...]
@@ -115,6 +116,7 @@ class DatasetWriter:
         attributes["scale"] = np.asarray(scale, dtype="<f8")
         attributes["offset"] = np.asarray(offset, dtype="<f8")
         attributes["image_form"] = header.image_form
+        attributes["white"] = np.int64(header.white)
         attributes["source"] = header.source
         attributes.create("source_files", list(header.source_files), dtype=text)
         attributes.create("source_sha256", list(header.source_sha256), dtype=text)

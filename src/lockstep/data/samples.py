@@ -1,7 +1,5 @@
 """Samples to be classified, from files of any kind that has no labels."""
 
-import csv
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from lockstep.arrays import Array
 from lockstep.data.dataset_file import DatasetFile
+from lockstep.data.sources.table import detect_delimiter, open_records
 from lockstep.errors import UserError
 
 
@@ -25,13 +24,13 @@ class Form:
         Of one sample.
     image_form : str
         "digit", "image" or "none"; see `DatasetInfo`.
-    max_value : int
+    white : int
         What white is in stored images.
     """
 
     feature_shape: tuple[int, ...]
     image_form: str
-    max_value: int
+    white: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Samples:
     Parameters
     ----------
     names : sequence of str
-        Where each comes from: the file, and its row where there are several.
+        Where each comes from: the file, and its row, counted from 1, where there are several.
     stored : ndarray (num_samples, num_features)
         As a data set would store them, unscaled.
     """
@@ -68,21 +67,22 @@ def read_samples(path: Path, form: Form, split: str) -> Samples:
     UserError
         When the file can't be read or its samples are of another form.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
-    if suffixes[-1:] == [".npy"]:
+        what = "is no file" if path.exists() else "doesn't exist"
+        raise UserError(f"{path} {what}: name images, .npy arrays, .csv tables or .h5 files.")
+    name = path.name.lower()
+    if name.endswith(".npy"):
         stored = _read_npy(path, form)
-    elif ".csv" in suffixes[-2:]:
+    elif name.endswith((".csv", ".csv.gz")):
         stored = _read_csv(path, form)
-    elif suffixes[-1:] in ([".h5"], [".hdf5"]):
+    elif name.endswith((".h5", ".hdf5")):
         stored = _read_split(path, form, split)
     else:
         from lockstep.data.images import read_image  # noqa: PLC0415 - Pillow, for images only
 
-        image = read_image(path, form.feature_shape, form.image_form, form.max_value)
+        image = read_image(path, form.feature_shape, form.image_form, form.white)
         stored = image.reshape(1, -1)
-    names = [str(path)] if len(stored) == 1 else [f"{path}:{row}" for row in range(len(stored))]
+    names = [str(path)] if len(stored) == 1 else [f"{path}:{row + 1}" for row in range(len(stored))]
     return Samples(names, stored)
 
 
@@ -100,30 +100,26 @@ def _read_npy(path: Path, form: Form) -> Array:
             f"on samples of shape {form.feature_shape}: give numbers of shape "
             f"(num_samples, {', '.join(map(str, form.feature_shape))})."
         )
-    return _finite(samples.reshape(-1, num_features), path)
+    return _checked(samples.reshape(-1, num_features), form, path)
 
 
 def _read_csv(path: Path, form: Form) -> Array:
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
     num_features = prod(form.feature_shape)
     rows: list[NDArray[np.float64]] = []
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            for number, cells in enumerate(csv.reader(file), start=1):
-                values = _numbers(cells)
-                if values is None and number == 1:
-                    continue  # the header
-                if values is None or len(values) != num_features:
-                    raise UserError(
-                        f"{path}, row {number}: {len(cells)} cells, but the network takes "
-                        f"{num_features} numbers, and no label."
-                    )
-                rows.append(values)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"Can't read the table {path}: {error}.") from error
+    with open_records(path, detect_delimiter(path)) as records:
+        for number, (line, cells) in enumerate(records):
+            values = _numbers(cells)
+            if values is None and number == 0:
+                continue  # the header
+            if values is None or len(values) != num_features:
+                raise UserError(
+                    f"{path}, line {line}: {len(cells)} cells, but the network takes "
+                    f"{num_features} numbers, and no label."
+                )
+            rows.append(values)
     if not rows:
         raise UserError(f"{path} has no rows.")
-    return _finite(np.array(rows), path)
+    return _checked(np.array(rows), form, path)
 
 
 def _numbers(cells: list[str]) -> NDArray[np.float64] | None:
@@ -146,8 +142,16 @@ def _read_split(path: Path, form: Form, split: str) -> Array:
     return stored
 
 
-def _finite(samples: Array, path: Path) -> Array:
+def _checked(samples: Array, form: Form, path: Path) -> Array:
+    if not len(samples):
+        raise UserError(f"{path} has no rows.")
     bad = ~np.isfinite(samples).all(axis=1)
     if bad.any():
         raise UserError(f"{path}: row {int(bad.argmax()) + 1} has NaN or infinite values.")
+    # Images that somebody has scaled already would all look black, and be classified in silence.
+    if form.white > 1 and samples.max() <= 1 and (samples % 1).any():
+        raise UserError(
+            f"{path} has pixels from 0 to 1, but the network was trained on images where white is "
+            f"{form.white}: multiply them by {form.white}."
+        )
     return samples

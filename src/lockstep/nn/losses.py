@@ -79,7 +79,7 @@ def quadratic(z: Array, target: Array, losses: Array, scratch: Array) -> None:
 
 
 def quadratic_delta(output: Array, target: Array, delta: Array) -> None:
-    """Write the derivative of sigmoid with the quadratic cost (Nielsen 2015, equation BP1a).
+    """Write the derivative of sigmoid with the quadratic cost (Nielsen 2015, equation 30).
 
     (output - target) output (1 - output).
     """

@@ -1,5 +1,6 @@
 """What is done to the mean gradient before the optimizer sees it."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,14 +43,15 @@ def clip_norm(gradient: Array, limit: float) -> float:
     Returns
     -------
     float
-        The norm before.
+        The norm before. A norm that isn't finite leaves the gradient as it is.
 
     References
     ----------
     R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
     networks", ICML (2013), algorithm 1.
     """
-    norm = float(np.sqrt(np.dot(gradient, gradient)))
-    if norm > limit:
+    # In float64, which doesn't overflow, and without BLAS, whose kernels may differ between ranks.
+    norm = math.sqrt(np.add.reduce(np.square(gradient, dtype=np.float64)))
+    if limit < norm < math.inf:
         np.multiply(gradient, limit / norm, out=gradient)
     return norm

@@ -157,7 +157,7 @@ class AdamW(Adam):
     References
     ----------
     I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR (2019), algorithm 2;
-    as usual, the schedule multiplies the decay too, and biases are spared.
+    as in PyTorch, the base learning rate multiplies the decay too, and biases are spared.
     """
 
     def update(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:

@@ -28,7 +28,7 @@ class Reduction(Protocol):
     def total(self) -> Array:
         """Return the sum over all virtual ranks, (num_parameters,), the same on every rank.
 
-        Read only, and valid until the next call of `total`. Every rank must call it.
+        Read only, and valid until gradients are written again. Every rank must call it.
         """
 
 
@@ -86,6 +86,3 @@ class Communicator(Protocol):
         dtype : dtype
             float32 or float64.
         """
-
-    def abort(self, exit_code: int) -> None:
-        """End all ranks at once, also those that wait in a collective call."""

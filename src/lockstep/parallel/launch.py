@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ _LAUNCHER_VARIABLES = (
     ("MPI_RANKID", "MPI_NRANKS"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
+_TERMINAL_WIDTH = "LOCKSTEP_TERMINAL_WIDTH"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -43,8 +45,10 @@ def connect() -> Communicator:
     Raises
     ------
     SharedError
-        When the promise does not hold: no MPI library can be loaded, or it sees one rank only.
-        Then every process would train alone and overwrite the others' files.
+        When the library sees another number of ranks: usually one, and then every process
+        would train alone and overwrite the others' files.
+    UserError
+        When no MPI library can be loaded, perhaps by this rank alone.
     """
     _, promised = launched_as()
     if promised == 1:
@@ -52,10 +56,10 @@ def connect() -> Communicator:
     try:
         from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
     except (ImportError, RuntimeError) as error:
-        raise SharedError(
+        raise UserError(
             f"The launcher started {promised} ranks, but no MPI library can be loaded "
             f"({_first_line(error)}). Load your site's MPI module, or install one: "
-            "pip install 'lockstep-sgd[mpich]'."
+            "pip install mpich."
         ) from error
     ranks = MPIRanks()
     if ranks.world_size != promised:
@@ -89,16 +93,24 @@ def start_ranks(num_ranks: int, arguments: list[str]) -> None:
     # One BLAS thread per rank, before NumPy loads; what the user has set is respected.
     for variable in _THREAD_VARIABLES:
         environment.setdefault(variable, "1")
-    options = ["-n", str(num_ranks)]
     if "Open MPI" in library:
-        if num_ranks > (os.cpu_count() or 1):
-            options.append("--oversubscribe")
+        # It counts physical cores, and would refuse more ranks than those.
+        environment.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
         if os.geteuid() == 0:
             # In a container there is no other user.
             environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
             environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    command = [str(mpiexec), *options, sys.executable, "-m", "lockstep", *arguments]
+    if sys.stderr.isatty():
+        # The ranks only see a pipe, so tell them how wide the terminal at its end is.
+        environment[_TERMINAL_WIDTH] = str(shutil.get_terminal_size().columns)
+    command = [str(mpiexec), "-n", str(num_ranks), sys.executable, "-m", "lockstep", *arguments]
     os.execve(mpiexec, command, environment)  # noqa: S606 - found beside the MPI library
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal behind the launcher, if `start_ranks` has seen one."""
+    width = os.environ.get(_TERMINAL_WIDTH, "")
+    return int(width) if width.isdigit() else None
 
 
 def _library_version() -> str:
@@ -112,7 +124,7 @@ def _library_version() -> str:
         raise UserError(
             f"No MPI library can be loaded ({reason[-1] if reason else 'it crashed'}), so no "
             "ranks can be started. Load your site's MPI module, or install one: "
-            "pip install 'lockstep-sgd[mpich]'. Without -n, Lockstep trains in one process."
+            "pip install mpich. Without -n, Lockstep trains in one process."
         )
     return found.stdout
 
@@ -154,7 +166,9 @@ def abort_ranks(exit_code: int) -> None:
     try:
         from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
     except (ImportError, RuntimeError):
-        return  # no rank can be waiting in a library that can't be loaded
+        # The launcher only takes the other ranks along if this one doesn't just leave.
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     MPIRanks().abort(exit_code)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
+from shutil import disk_usage
 
 import numpy as np
 from mpi4py import MPI
@@ -11,6 +13,9 @@ from lockstep.arrays import Array
 from lockstep.parallel.communicator import Reduction
 from lockstep.parallel.subtotals import Subtotals
 from lockstep.parallel.tree import Node, additions, block, covering_nodes
+
+# Where Linux keeps it. A window that doesn't fit would end the job with a bus error.
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
 
 class MPIRanks:
@@ -59,7 +64,10 @@ class MPIRanks:
         shapes: Sequence[tuple[int, ...]],
         dtype: DTypeLike,
     ) -> Reduction:
-        """Choose by topology: a shared window within one node, messages between nodes."""
+        """Choose by topology: a shared window within one node, messages between nodes.
+
+        Messages too where the window would not fit into shared memory.
+        """
         own = block(self.rank, self.world_size, num_virtual_ranks)
         subtotals = Subtotals(own, num_virtual_ranks, shapes, dtype)
         if kind == "mpi":
@@ -68,13 +76,22 @@ class MPIRanks:
             covering_nodes(block(rank, self.world_size, num_virtual_ranks), num_virtual_ranks)
             for rank in range(self.world_size)
         ]
-        if self._on_one_node():
+        num_rows = sum(map(len, nodes_by_rank))
+        window_bytes = 2 * num_rows * subtotals.num_parameters * subtotals.dtype.itemsize
+        if self._on_one_node() and self._have_room(window_bytes):
             return WindowReduction(self._comm, subtotals, nodes_by_rank)
         return ExchangeReduction(self._comm, subtotals, nodes_by_rank)
 
     def abort(self, exit_code: int) -> None:
         """End all ranks by MPI_Abort."""
         self._comm.Abort(exit_code)
+
+    def _have_room(self, num_bytes: int) -> bool:
+        """Whether all ranks see that much free shared memory; containers often have little."""
+        free = disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else num_bytes
+        least = np.array([free], np.int64)
+        self._comm.Allreduce(MPI.IN_PLACE, least, op=MPI.MIN)
+        return bool(least[0] >= num_bytes)
 
     def _on_one_node(self) -> bool:
         node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)

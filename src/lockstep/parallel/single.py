@@ -1,6 +1,5 @@
 """The communicator of a single process: no MPI is loaded."""
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,10 +38,6 @@ class SingleProcess:
         """Return the tree within this process, which is the whole tree."""
         del kind
         return LocalReduction(num_virtual_ranks, shapes, dtype)
-
-    def abort(self, exit_code: int) -> None:
-        """End the process."""
-        sys.exit(exit_code)
 
 
 class LocalReduction:

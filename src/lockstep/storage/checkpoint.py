@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from lockstep.arrays import Array
 from lockstep.errors import UserError
-from lockstep.files import atomic_path
-from lockstep.storage.run_folder import write_text
+from lockstep.storage.run_folder import write_safetensors, write_text
 
 _FORMAT = "lockstep-checkpoint"
 _FORMAT_VERSION = 1
@@ -71,15 +69,14 @@ class CheckpointStore:
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"step-{checkpoint.facts['step']:08}.safetensors"
         arrays = {name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}
-        facts = json.dumps(checkpoint.facts)
+        facts = json.dumps(checkpoint.facts, allow_nan=False)
         header = {
             "format": _FORMAT,
             "format_version": str(_FORMAT_VERSION),
             "facts": facts,
             "content_sha256": _digest(arrays, f"{_FORMAT_VERSION}{facts}"),
         }
-        with atomic_path(path) as temporary:
-            save_file(arrays, temporary, metadata=header)
+        write_safetensors(path, arrays, header)
         write_text(self._folder / "latest", path.name + "\n")
         if is_best:
             write_text(self._folder / "best", path.name + "\n")
@@ -118,9 +115,14 @@ class CheckpointStore:
     def _prune(self) -> None:
         best = self._folder / "best"
         spared = self._named("best") if best.is_file() else None
-        for old in sorted(self._folder.glob("step-*.safetensors"))[: -self._keep]:
+        by_step = sorted(self._folder.glob("step-*.safetensors"), key=_step_of)
+        for old in by_step[: -self._keep]:
             if old.name != spared:
                 old.unlink()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

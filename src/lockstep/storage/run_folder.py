@@ -15,6 +15,10 @@ from lockstep.errors import UserError
 from lockstep.files import atomic_path
 
 
+class RunFolderTakenError(UserError):
+    """The folder belongs to another run."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One training's folder, usually `results/<run>`.
@@ -33,8 +37,10 @@ class RunFolder:
 
         Raises
         ------
+        RunFolderTakenError
+            When the folder exists already.
         UserError
-            When the folder exists already or can't be made.
+            When it can't be made.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +49,7 @@ class RunFolder:
         try:
             path.mkdir()
         except FileExistsError as error:
-            raise UserError(
+            raise RunFolderTakenError(
                 f"{path} exists already, and two runs never share a folder: "
                 "choose another --run-name, or remove the folder."
             ) from error
@@ -117,13 +123,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, complete or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
     """Append one JSON object as a line."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+        file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -143,21 +149,39 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of one JSON object per line.
 
+    What stands after the last line's end is left out: it was cut off in the middle of writing.
+
     Raises
     ------
     UserError
         When the file is missing or a line isn't JSON.
     """
     lines: list[dict[str, Any]] = _read(
-        path, lambda text: [json.loads(line) for line in text.splitlines()]
+        path, lambda text: [json.loads(line) for line in text.split("\n")[:-1]]
     )
     return lines
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays as a safetensors file, complete or not at all."""
+    write_safetensors(path, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def write_safetensors(
+    path: Path, arrays: dict[str, NDArray[Any]], header: dict[str, str] | None = None
+) -> None:
+    """Write contiguous arrays and a header as a safetensors file, complete or not at all.
+
+    Raises
+    ------
+    OSError
+        When the file can't be written.
+    """
     with atomic_path(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+        try:
+            save_file(arrays, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(f"Can't write {path}: {error}") from error
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

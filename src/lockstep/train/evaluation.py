@@ -14,8 +14,7 @@ from lockstep.nn.mlp import MLP, Workspace
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.tree import block, tree_sum
 
-# Samples that a virtual rank evaluates at a time: enough for fast matrix products, and few
-# enough that their activations stay in the cache.
+# Samples that a virtual rank evaluates at a time: enough for fast matrix products.
 _BLOCK_SIZE = 256
 _NUM_MISTAKES = 36
 

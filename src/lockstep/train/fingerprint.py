@@ -1,9 +1,9 @@
 """What a run's bits depend on beside its configuration: versions, machine, BLAS."""
 
-import importlib.metadata
 import os
 import platform
 import socket
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_info
@@ -25,18 +25,24 @@ _BLAS_VARIABLES = (
 
 def versions(communicator: Communicator) -> dict[str, str]:
     """Return the versions of everything that takes part."""
+    import importlib.metadata  # noqa: PLC0415 - slow to import, and only the root asks
+
     found = {"lockstep": lockstep.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        found[package] = importlib.metadata.version(package)
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "none"
     found["mpi"] = communicator.library or "none: single process"
     return found
 
 
 def blas() -> dict[str, Any]:
     """Return which BLAS library NumPy uses, its kernels and threads, and what pins them."""
-    library: dict[str, Any] = next(
-        (entry for entry in threadpool_info() if entry["user_api"] == "blas"), {}
-    )
+    libraries = [entry for entry in threadpool_info() if entry["user_api"] == "blas"]
+    # SciPy brings another copy of the library, and NumPy's lies in a folder of NumPy's.
+    libraries.sort(key=lambda entry: "numpy" not in Path(entry["filepath"]).parent.as_posix())
+    library: dict[str, Any] = libraries[0] if libraries else {}
     return {
         "library": library.get("internal_api", "unknown"),
         "version": library.get("version", "unknown"),
@@ -44,6 +50,13 @@ def blas() -> dict[str, Any]:
         "threads": library.get("num_threads"),
         "pinned": {name: os.environ[name] for name in _BLAS_VARIABLES if name in os.environ},
     }
+
+
+def kernels(communicator: Communicator) -> dict[str, int]:
+    """Return the number of ranks by BLAS library, version and kernel; collective."""
+    own = blas()
+    names = communicator.gather_texts(f"{own['library']} {own['version']} {own['kernel']}")
+    return _counts(names)
 
 
 def machine() -> dict[str, Any]:
@@ -57,7 +70,10 @@ def machine() -> dict[str, Any]:
 
 def hosts(communicator: Communicator) -> dict[str, int]:
     """Return the number of ranks by host; collective."""
-    names = communicator.gather_texts(socket.gethostname())
+    return _counts(communicator.gather_texts(socket.gethostname()))
+
+
+def _counts(names: list[str]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 

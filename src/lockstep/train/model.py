@@ -42,25 +42,18 @@ class Model:
         From stored numbers to inputs.
     class_names : tuple of str
         One per class.
-    feature_shape : tuple of int
-        Of one sample.
-    image_form : str
-        "digit", "image" or "none"; see `DatasetInfo`.
+    form : Form
+        What its samples look like.
+    dataset_sha256 : str
+        Digest of the data that it was trained on.
     """
 
     network: MLP
     parameters: Array
     scaling: Scaling
     class_names: tuple[str, ...]
-    feature_shape: tuple[int, ...]
-    image_form: str
-
-    @property
-    def form(self) -> Form:
-        """What its samples look like."""
-        # Images are scaled by one factor that brings white to 1; tables have no white.
-        scale = float(self.scaling.scale.flat[0])
-        return Form(self.feature_shape, self.image_form, max(1, min(255, round(1 / scale))))
+    form: Form
+    dataset_sha256: str
 
     def probabilities(self, stored: Array) -> Array:
         """Return the network's outputs for samples.
@@ -95,6 +88,7 @@ def checkpoint_facts(config: Config, info: DatasetInfo, network: MLP) -> dict[st
         "class_names": info.class_names,
         "feature_shape": info.feature_shape,
         "image_form": info.image_form,
+        "white": info.white,
         "dataset_sha256": info.content_sha256,
         "virtual_ranks": config.training.virtual_ranks,
     }
@@ -126,6 +120,6 @@ def load_model(checkpoint: Checkpoint) -> Model:
         parameters=np.concatenate([layer.ravel() for layer in layers]),
         scaling=Scaling(arrays["input.scale"], arrays["input.offset"]),
         class_names=tuple(facts["class_names"]),
-        feature_shape=tuple(facts["feature_shape"]),
-        image_form=facts["image_form"],
+        form=Form(tuple(facts["feature_shape"]), facts["image_form"], facts["white"]),
+        dataset_sha256=facts["dataset_sha256"],
     )

@@ -34,7 +34,8 @@ class EpochResult:
     samples_per_s : float
         Training samples per second, without evaluation.
     compute_s, reduce_s, update_s, data_s, evaluation_s : float
-        Seconds by phase, on the root rank.
+        Seconds by phase, on the root rank. Adding up a rank's own virtual ranks is part of
+        compute; waiting for other ranks is part of reduce and evaluation.
     """
 
     epoch: int
@@ -150,16 +151,28 @@ class Observers(Observer):
 
 
 class Console(Observer):
-    """A progress bar within each epoch, on a terminal only, and a line after it."""
+    """A progress bar within each epoch, on a terminal only, and a line after it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    width : int, optional
+        Of a terminal that can't be seen from here, because a launcher stands between.
+    """
+
+    def __init__(self, width: int | None = None) -> None:
+        self._width = width
         self._bar: tqdm | None = None
 
     def epoch_begins(self, epoch: int, num_steps: int) -> None:
         """Show an empty bar."""
         # With disable=None, tqdm is silent where there is no terminal.
         self._bar = tqdm(
-            total=num_steps, desc=f"Epoch {epoch}", unit="step", leave=False, disable=None
+            total=num_steps,
+            desc=f"Epoch {epoch}",
+            unit="step",
+            leave=False,
+            disable=False if self._width else None,
+            ncols=self._width,
         )
 
     def step_done(self) -> None:

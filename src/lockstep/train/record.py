@@ -89,13 +89,14 @@ class RunRecord(Observer):
         """Write the summary and what the plots need."""
         wall_time_s = time.perf_counter() - self._start
         summary = {
-            **scores(outcome.examination, self._dataset.info.class_names),
+            **_test_scores(outcome, self._dataset.info),
             "weights_sha256": weights_sha256(outcome.parameters),
             "num_steps": outcome.num_steps,
             "num_epochs": outcome.num_epochs,
             "best_epoch": outcome.best_epoch,
             "best_val_accuracy": outcome.best_accuracy,
             "tested_epoch": outcome.tested_epoch,
+            "tested_weights_sha256": weights_sha256(outcome.tested_parameters),
             "tested_weights": self._config.training.tested_weights,
             "stopped_early": outcome.num_epochs < self._config.training.epochs,
             "wall_time_s": wall_time_s,
@@ -121,6 +122,12 @@ class RunRecord(Observer):
                 "mistakes.true_probability": mistakes.true_probability.astype(np.float32),
             }
         return figures
+
+
+def _test_scores(outcome: Outcome, info: DatasetInfo) -> dict[str, Any]:
+    own = {"macro_f1", "confusion_matrix", "per_class"}
+    found = scores(outcome.examination, info.class_names)
+    return {name if name in own else f"test_{name}": value for name, value in found.items()}
 
 
 def _dataset_facts(config: Config, info: DatasetInfo) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """A whole run: from a configuration to a finished run folder."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
 from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.launch import terminal_width
 from lockstep.parallel.verdict import together
 from lockstep.storage.checkpoint import CheckpointStore
-from lockstep.storage.run_folder import RunFolder
+from lockstep.storage.run_folder import RunFolder, RunFolderTakenError
 from lockstep.train import fingerprint
 from lockstep.train.evaluation import Evaluation
 from lockstep.train.model import Model, load_model
@@ -53,30 +57,41 @@ def run_training(
     with threadpool_limits(config.training.threads_per_rank, user_api="blas"):
         resolved = together(communicator, lambda: resolve(config, communicator.world_size))
         with together(communicator, lambda: open_dataset(resolved)) as dataset:
-            name = name or f"{dataset.info.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-            path = results / communicator.gather_texts(name)[0]
-            folder = together(communicator, lambda: _claim(path, communicator))
-            environment = _environment(communicator)
+            folder = _claim_folder(communicator, results, name, dataset.info.name)
+            hosts = fingerprint.hosts(communicator)
+            kernels = fingerprint.kernels(communicator)
             observer = Observer()
             if communicator.rank == 0:
+                environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
                 record = RunRecord(folder, resolved, dataset, environment)
-                observer = Observers([Console(), record])
-                _announce(resolved, dataset, communicator, path)
+                observer = Observers([Console(terminal_width()), record])
+                _announce(resolved, dataset, environment, folder)
             trainer = together(
                 communicator, lambda: Trainer(resolved, dataset, communicator, observer)
             )
-            trainer.train()
+            # A diverging training is told of in one message, not by NumPy's warnings.
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                trainer.train()
     return folder
 
 
-def _announce(config: Config, dataset: DatasetFile, communicator: Communicator, path: Path) -> None:
+def _announce(
+    config: Config, dataset: DatasetFile, environment: dict[str, Any], folder: RunFolder
+) -> None:
     network = network_of(config, dataset.info)
     num_rows = dataset.info.num_samples["train"]
     click.echo(
         f"Training {network} ({network.num_parameters:,} parameters) on {num_rows:,} rows of "
-        f"{dataset.path}: {communicator.world_size} of at most {config.training.virtual_ranks} "
-        f"ranks, in {path}"
+        f"{dataset.path}: ranks {environment['world_size']}, virtual ranks "
+        f"{config.training.virtual_ranks}, in {folder.path}"
     )
+    if len(environment["kernels"]) > 1:
+        click.echo(
+            "Warning: the ranks compute with different BLAS kernels "
+            f"({', '.join(environment['kernels'])}), so another placement of the ranks may give "
+            "other bits.",
+            err=True,
+        )
 
 
 def run_model(run: RunFolder) -> Model:
@@ -124,11 +139,16 @@ def evaluate_run(
         model = run_model(run)
         dataset = open_dataset(config)
         _check_fit(model, dataset, split)
+        if not data and dataset.info.content_sha256 != model.dataset_sha256:
+            raise UserError(
+                f"{dataset.path} has changed since the run was trained on it, so its splits may "
+                "have too. To score the run on it all the same, name it with --data."
+            )
         return config, model, dataset
 
     config, model, dataset = together(communicator, prepare)
     with dataset, threadpool_limits(config.training.threads_per_rank, user_api="blas"):
-        # Counts are the same for any number of virtual ranks, so more ranks are fine here.
+        # The run's own division gives the same bits; more ranks than that are welcome to help.
         virtual_ranks = max(config.training.virtual_ranks, communicator.world_size)
         evaluation = together(
             communicator,
@@ -141,10 +161,10 @@ def evaluate_run(
 
 def _check_fit(model: Model, dataset: DatasetFile, split: str) -> None:
     info = dataset.info
-    if info.feature_shape != model.feature_shape or info.class_names != model.class_names:
+    if info.feature_shape != model.form.feature_shape or info.class_names != model.class_names:
         raise UserError(
             f"{dataset.path} doesn't fit the run: its samples are {info.feature_shape} with "
-            f"{info.num_classes} classes, those of the run {model.feature_shape} with "
+            f"{info.num_classes} classes, those of the run {model.form.feature_shape} with "
             f"{len(model.class_names)}, and the class names must be the same too."
         )
     if not info.num_samples[split]:
@@ -172,6 +192,19 @@ def resolve(config: Config, world_size: int) -> Config:
             f"global_batch_size = {training.global_batch_size} is less than virtual_ranks = "
             f"{virtual_ranks}, so some of them would never train. Raise the one or lower the other."
         )
+    optimization = config.optimization
+    if optimization.warmup_epochs >= training.epochs:
+        raise UserError(
+            f"warmup_epochs = {optimization.warmup_epochs} is not less than epochs = "
+            f"{training.epochs}, so the learning rate would never reach its peak."
+        )
+    decay = optimization.learning_rate * optimization.weight_decay
+    if optimization.optimizer == "adamw" and decay >= 1:
+        raise UserError(
+            f"learning_rate * weight_decay = {optimization.learning_rate} * "
+            f"{optimization.weight_decay} is not below 1, so a step would take the weights "
+            "through zero. Lower one of them."
+        )
     return replace(config, training=replace(training, virtual_ranks=virtual_ranks))
 
 
@@ -191,18 +224,42 @@ def open_dataset(config: Config) -> DatasetFile:
     dataset = DatasetFile.open(Path(config.data.data))
     if not dataset.info.num_samples["train"]:
         raise UserError(f"{dataset.path} has no training rows.")
+    if config.training.patience and not dataset.info.num_samples["validation"]:
+        raise UserError(
+            f"patience = {config.training.patience} needs a validation score, but {dataset.path} "
+            "has no validation rows. Convert the data with --validation, or set patience to 0."
+        )
     return dataset
 
 
-def _claim(path: Path, communicator: Communicator) -> RunFolder:
-    """Make the folder on the root rank; the others only need its name."""
-    return RunFolder.create(path) if communicator.rank == 0 else RunFolder(path)
+def _claim_folder(
+    communicator: Communicator, results: Path, name: str, dataset_name: str
+) -> RunFolder:
+    """Make the run folder on the root rank and tell the others its name; collective."""
+
+    def claim() -> str:
+        if communicator.rank != 0:
+            return ""
+        if Path(name).name != name or name == "..":
+            raise UserError(f"--run-name {name}: a plain name, please; --results names the folder.")
+        if name:
+            return RunFolder.create(results / name).path.name
+        made_up = f"{dataset_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        # Jobs that start in the same second are no rarity on a cluster.
+        for attempt in count(1):
+            candidate = results / (made_up if attempt == 1 else f"{made_up}-{attempt}")
+            if not candidate.exists():
+                with suppress(RunFolderTakenError):
+                    return RunFolder.create(candidate).path.name
+        raise AssertionError("counting never ends")
+
+    own = together(communicator, claim)
+    return RunFolder(results / communicator.gather_texts(own)[0])
 
 
 def _environment(communicator: Communicator) -> dict[str, Any]:
     return {
         "world_size": communicator.world_size,
-        "hosts": fingerprint.hosts(communicator),
         "versions": fingerprint.versions(communicator),
         "blas": fingerprint.blas(),
         "machine": fingerprint.machine(),

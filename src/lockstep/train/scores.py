@@ -10,7 +10,7 @@ from lockstep.train.evaluation import Examination
 
 
 def scores(examination: Examination | None, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the scores of a split as `summary.json` tells them.
+    """Return the scores of a split.
 
     Parameters
     ----------
@@ -22,18 +22,17 @@ def scores(examination: Examination | None, class_names: Sequence[str]) -> dict[
     Returns
     -------
     dict
-        test_accuracy, test_loss, test_correct, test_total, macro_f1, confusion_matrix and
-        per_class.
+        accuracy, loss, correct, total, macro_f1, confusion_matrix and per_class.
     """
     if examination is None:
-        names = ("test_accuracy", "test_loss", "test_correct", "test_total")
+        names = ("accuracy", "loss", "correct", "total")
         return dict.fromkeys([*names, "macro_f1", "confusion_matrix", "per_class"])
     per_class = per_class_scores(examination.confusion, class_names)
     return {
-        "test_accuracy": examination.score.accuracy,
-        "test_loss": examination.score.loss,
-        "test_correct": examination.score.correct,
-        "test_total": examination.score.total,
+        "accuracy": examination.score.accuracy,
+        "loss": examination.score.loss,
+        "correct": examination.score.correct,
+        "total": examination.score.total,
         "macro_f1": float(np.mean([line["f1"] for line in per_class])),
         "confusion_matrix": examination.confusion.tolist(),
         "per_class": per_class,

@@ -32,7 +32,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     best_correct: int = -1
-    best_loss: float = math.inf
+    best_loss: float | None = None
 
     def is_best(self, score: Score | None) -> bool:
         """Take note of an epoch's score: more correct samples win, among equals the lower loss.
@@ -40,8 +40,10 @@ class Progress:
         Without a validation split the newest epoch always counts as the best.
         """
         if score is not None:
-            better = (score.correct, -score.loss) > (self.best_correct, -self.best_loss)
-            if not better:
+            if self.best_loss is not None and (score.correct, -score.loss) <= (
+                self.best_correct,
+                -self.best_loss,
+            ):
                 return False
             self.best_correct, self.best_loss = score.correct, score.loss
         self.best_epoch = self.epoch
@@ -179,6 +181,7 @@ class Trainer:
         train_s = clock.elapsed_s
         train_loss = self._mean_train_loss()
         score = self._validation.score(self.parameters) if self._validation else None
+        self._check_finite(train_loss, score)
         clock.lap("evaluation")
         is_best = progress.is_best(score)
         if is_best or self._config.training.tested_weights == "last":
@@ -228,13 +231,18 @@ class Trainer:
         """Return the epoch's mean loss; collective."""
         total = tree_sum(self._communicator.gather_rows(self._loss_sums))
         self._loss_sums[:] = 0.0
-        loss = float(total) / self._sharding.num_rows
-        if not math.isfinite(loss):
+        return float(total) / self._sharding.num_rows
+
+    def _check_finite(self, train_loss: float, score: Score | None) -> None:
+        """Stop a diverged training, on all ranks alike since all see the same numbers."""
+        losses = [train_loss, score.loss] if score else [train_loss]
+        if not (all(map(math.isfinite, losses)) and np.isfinite(self.parameters).all()):
             raise SharedError(
-                f"The training loss of epoch {self.progress.epoch} is {loss}: the training has "
-                "diverged. Try a smaller --learning-rate, or --clip-norm 1."
+                f"In epoch {self.progress.epoch} the training has diverged: the training loss is "
+                f"{train_loss}, and losses or weights are infinite or not numbers. Try a smaller "
+                "--learning-rate, or --clip-norm 1; features of large numbers want converting "
+                "with --standardize."
             )
-        return loss
 
 
 def network_of(config: Config, info: DatasetInfo) -> MLP:

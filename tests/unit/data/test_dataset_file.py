@@ -30,6 +30,7 @@ def write(path, scale=0.5, offset=0.0, dtype=np.uint8, chunk_rows=4):
         feature_shape=(2, 3),
         dtype=np.dtype(dtype),
         image_form="none",
+        white=1,
         source="small.npz",
         source_files=("small.npz",),
         source_sha256=("ab" * 32,),
@@ -96,7 +97,7 @@ def test_h5dump_reads_it(path):
 def test_chunks_are_about_a_megabyte(tmp_path):
     with h5py.File(write(tmp_path / "d.h5", chunk_rows=None)) as file:
         assert file["train/x"].chunks == (7, 2, 3)
-    header = Header("", (), (28, 28), np.dtype(np.uint8), "none", "", (), (), 0)
+    header = Header("", (), (28, 28), np.dtype(np.uint8), "none", 1, "", (), (), 0)
     assert header.chunks(60_000) == (2**20 // 784, 28, 28)
 
 
@@ -139,6 +140,7 @@ def test_attributes_may_be_large(tmp_path):
         feature_shape=(20_000,),
         dtype=np.dtype(np.uint8),
         image_form="none",
+        white=1,
         source="",
         source_files=(),
         source_sha256=(),
@@ -288,7 +290,7 @@ def test_nothing_appears_when_writing_fails(tmp_path):
         yield np.zeros((1, 2, 3), np.uint8)
         raise RuntimeError("broken")
 
-    header = Header("", ("a",), (2, 3), np.dtype(np.uint8), "none", "", (), (), 0)
+    header = Header("", ("a",), (2, 3), np.dtype(np.uint8), "none", 1, "", (), (), 0)
     with (
         pytest.raises(RuntimeError, match="broken"),
         create_dataset_file(tmp_path / "d.h5", header) as writer,
@@ -308,7 +310,7 @@ def test_a_full_disk_is_the_users_business(tmp_path, monkeypatch):
 
 
 def test_too_few_samples_for_the_labels_are_a_mistake(tmp_path):
-    header = Header("", ("a",), (2, 3), np.dtype(np.uint8), "none", "", (), (), 0)
+    header = Header("", ("a",), (2, 3), np.dtype(np.uint8), "none", 1, "", (), (), 0)
     with (
         pytest.raises(ValueError, match="2 labels, but 1 samples"),
         create_dataset_file(tmp_path / "d.h5", header) as writer,

@@ -35,6 +35,14 @@ def test_old_checkpoints_go_and_the_best_one_stays(tmp_path):
     assert store.load("latest").facts["step"] == 5
 
 
+def test_the_newest_is_known_by_its_step_and_not_by_its_name(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    for step in (99_999_999, 100_000_000):
+        store.save(checkpoint(step), is_best=False)
+    assert store.load("latest").facts["step"] == 100_000_000
+    assert len(list(tmp_path.glob("step-*"))) == 1
+
+
 def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path):
     path = CheckpointStore(tmp_path).save(checkpoint(1), is_best=False)
     whole = path.read_bytes()
@@ -84,5 +92,7 @@ def test_a_run_folder_is_never_shared(tmp_path):
 def test_damaged_metrics_are_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1}\n{"epo')
+    assert read_json_lines(path) == [{"epoch": 1}]
+    path.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
         read_json_lines(path)

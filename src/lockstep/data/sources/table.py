@@ -119,8 +119,8 @@ class _Layout:
 
 def _detect(request: Request) -> _Layout:
     path = request.path
-    delimiter = request.delimiter or _detect_delimiter(path)
-    with _open_records(path, delimiter) as records:
+    delimiter = request.delimiter or detect_delimiter(path)
+    with open_records(path, delimiter) as records:
         sample = [cells for _, cells in islice(records, _SAMPLE_RECORDS)]
     if not sample:
         raise UserError(f"{path} is empty.")
@@ -140,7 +140,7 @@ def _detect(request: Request) -> _Layout:
     )
 
 
-def _detect_delimiter(path: Path) -> str:
+def detect_delimiter(path: Path) -> str:
     """Return the delimiter that cuts the first rows into the same number of cells."""
     widths = {delimiter: list(_first_widths(path, delimiter)) for delimiter in _DELIMITERS}
     for delimiter, found in widths.items():
@@ -152,7 +152,7 @@ def _detect_delimiter(path: Path) -> str:
 def _first_widths(path: Path, delimiter: str) -> Iterator[int]:
     """Give the number of cells in each of the first rows that this delimiter can cut."""
     # What is wrong with the file is said when it is read with the right delimiter.
-    with suppress(UserError), _open_records(path, delimiter) as records:
+    with suppress(UserError), open_records(path, delimiter) as records:
         for _, cells in islice(records, _SAMPLE_RECORDS):
             yield len(cells)
 
@@ -226,7 +226,7 @@ class _Block:
 
 
 def _read_blocks(path: Path, layout: _Layout) -> Iterator[_Block]:
-    with _open_records(path, layout.delimiter) as records:
+    with open_records(path, layout.delimiter) as records:
         if layout.has_header:
             next(records)
         block = _Block()
@@ -251,7 +251,7 @@ def _read_blocks(path: Path, layout: _Layout) -> Iterator[_Block]:
 
 
 @contextmanager
-def _open_records(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
+def open_records(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
     """Open a file as pairs of the line number and the cells, empty lines left out."""
     with (
         open_unzipped(path) as raw,
@@ -269,9 +269,8 @@ def _records(path: Path, text: IO[str], delimiter: str) -> Iterator[tuple[int, l
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}, after line {reader.line_num}: the text isn't UTF-8. Save it as UTF-8."
-        ) from error
+        where = f", after line {reader.line_num}" if reader.line_num else ""
+        raise UserError(f"{path}{where}: the text isn't UTF-8. Save it as UTF-8.") from error
 
 
 def _is_number(cell: str) -> bool:
@@ -286,7 +285,10 @@ def _what_is_wrong(cell: str) -> str | None:
     if cell.strip().lower() in _MISSING:
         return "the value is missing. Fill it in, or drop the row"
     if not _is_number(cell):
-        return f"{cell!r} is no number (decimals take a point)"
+        return (
+            f"{cell!r} is no number (decimals take a point). If the column holds the labels, name "
+            "it with --label-column"
+        )
     if not isfinite(float(cell)):
         return f"{cell!r} isn't finite"
     if abs(float(cell)) > _LARGEST:

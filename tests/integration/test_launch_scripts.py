@@ -1,0 +1,69 @@
+"""What the set-up scripts say when they can't do their work; .ci/run shows them doing it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """What the scripts need of the repository, in a folder with a space in its name."""
+    folder = tmp_path / "a clone"
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    shutil.copytree(ROOT / "src", folder / "src")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def quickstart(clone, **environment):
+    return subprocess.run(
+        ["sh", clone / "launch" / "quickstart.sh"], cwd="/", capture_output=True, text=True,
+        env={**os.environ, **environment}, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def fake_python(folder, body):
+    folder.mkdir()
+    for name in ("python", *(f"python3{minor}" for minor in ("", ".11", ".12", ".13", ".14"))):
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_too_old_a_python_is_named_with_the_remedy(clone, tmp_path):
+    old = 'case "$*" in --version) echo Python 3.8.18;; *) exit 1;; esac'
+    done = quickstart(clone, PATH=fake_python(tmp_path / "old", old), PYTHON="")
+    assert done.returncode == 1
+    assert "needs Python 3.11 or newer, but python3 is Python 3.8.18" in done.stderr
+    assert "PYTHON=" in done.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_a_python_that_was_named_is_not_replaced_by_another(clone):
+    done = quickstart(clone, PYTHON="/no/such/python")
+    assert done.returncode == 1
+    assert "but /no/such/python is nothing that is a Python" in done.stderr
+
+
+def test_no_network_is_named_as_the_likely_cause(clone):
+    # Nothing listens on the discard port of this machine.
+    done = quickstart(clone, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_NO_CACHE_DIR="1",
+                      PIP_RETRIES="0", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull,
+                      PIP_EXTRA_INDEX_URL="")  # fmt: skip
+    assert done.returncode == 1
+    assert "Is there a network" in done.stderr
+
+
+def test_a_folder_of_the_user_is_never_emptied(clone):
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "thesis.txt").write_text("all my work")
+    done = quickstart(clone)
+    assert done.returncode == 1
+    assert "was not made by this script" in done.stderr
+    assert (clone / ".venv" / "thesis.txt").read_text() == "all my work"
