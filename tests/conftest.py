@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -36,6 +37,12 @@ class Program:
         self.folder = folder
 
     python = sys.executable
+    # Open MPI refuses root, and more ranks than cores, unless told otherwise.
+    mpi_settings = MappingProxyType({
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    })  # fmt: skip
 
     def __call__(self, *command, **environment):
         """Run `lockstep COMMAND...`."""
@@ -44,14 +51,8 @@ class Program:
     def on_ranks(self, num_ranks, *command, **environment):
         """Run a Python module or script on MPI ranks, by the mpiexec beside this Python."""
         mpiexec = Path(sys.executable).with_name("mpiexec")
-        # Open MPI refuses root, and more ranks than cores, unless told otherwise.
-        allowed = {
-            "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        }
         program = [mpiexec, "-n", str(num_ranks), sys.executable, *command]
-        return self.run(program, **allowed, **environment)
+        return self.run(program, **self.mpi_settings, **environment)
 
     def run(self, command, **environment):
         return subprocess.run(

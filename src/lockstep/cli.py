@@ -119,8 +119,8 @@ def inspect(file: Path, *, verify: bool, preview: Path | None) -> None:
 
             x, y = dataset.read("train", 0, min(64, dataset.info.num_samples["train"]))
             images = x.reshape(-1, *dataset.info.feature_shape)
-            sample_sheet(images, y, dataset.info.class_names, preview)
-            click.echo(f"Drew {len(y)} samples: {preview}")
+            num_drawn = sample_sheet(images, y, dataset.info.class_names, preview)
+            click.echo(f"Drew {num_drawn} samples: {preview}")
 
 
 # ---------------------------------------------------------------------------------- training
@@ -295,7 +295,7 @@ def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None
     if as_json:
         click.echo(json.dumps({"split": split, **scores}, indent=2))
         return
-    click.echo(scores_table(scores))
+    click.echo(scores_table(scores, "--json prints all"))
     click.echo(
         f"\n{split.capitalize()} accuracy: {scores['accuracy']:.2%} "
         f"({scores['correct']} / {scores['total']}), loss {scores['loss']:.4f}"
@@ -344,9 +344,13 @@ def report(run: Path) -> None:
     """Draw a run's plots and page again."""
     _alone()
     from lockstep.report.report import report as draw_report
+    from lockstep.report.report import unreadable_files
     from lockstep.storage.run_folder import RunFolder
 
-    for path in draw_report(RunFolder.open(run)):
+    folder = RunFolder.open(run)
+    for message in unreadable_files(folder):
+        click.echo(f"Warning: {message}", err=True)
+    for path in draw_report(folder):
         click.echo(path)
 
 

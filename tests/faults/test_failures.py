@@ -144,9 +144,7 @@ def test_a_killed_rank_ends_the_job_and_leaves_whole_checkpoints(program, digits
                "--epochs", "100000", "--data", digits_file]  # fmt: skip
     with subprocess.Popen(
         list(map(str, command)), cwd=program.folder, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
-             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-             "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **program.mpi_settings},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as job:  # fmt: skip
         try:

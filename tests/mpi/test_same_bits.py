@@ -87,6 +87,21 @@ def test_everything_is_the_same_on_any_number_of_ranks(program, configurations):
         assert train_all(program, num_ranks, configurations) == alone, num_ranks
 
 
+def test_replicas_are_equal_even_where_the_ranks_have_different_kernels(program, digits_file):
+    # Each rank updates its own replica, so nothing in the update may depend on its BLAS.
+    mpiexec = Path(program.python).with_name("mpiexec")
+    rank = [program.python, PROGRAMS / "replicas.py", digits_file]
+    done = program.run([
+        mpiexec, "-n", "1", "env", "OPENBLAS_CORETYPE=Haswell", *rank,
+        ":", "-n", "1", "env", "OPENBLAS_CORETYPE=Sandybridge", *rank,
+    ], **program.mpi_settings)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    num_kernels, num_digests = done.stdout.split()
+    assert num_digests == "1"
+    if num_kernels == "1":
+        pytest.skip("NumPy's BLAS has but one set of kernels here")
+
+
 def test_the_mpi_librarys_sum_is_the_same_up_to_rounding(program, digits_file):
     options = {
         "data": str(digits_file), "epochs": "1", "virtual_ranks": "4", "dtype": "float64",

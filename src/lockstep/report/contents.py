@@ -29,8 +29,10 @@ class RunContents:
         `metrics.jsonl`: one object per epoch, in order, none twice.
     figures : dict of str to ndarray
         `figures.safetensors`.
-    problems : list of str
-        Which files couldn't be read, and why.
+    missing : list of str
+        A sentence for each file that isn't there.
+    unreadable : dict of str to str
+        By the name of each file that is damaged, a sentence that says how.
     """
 
     config: str = ""
@@ -38,7 +40,13 @@ class RunContents:
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, NDArray[Any]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """What to tell the reader about the files."""
+        return [*self.unreadable.values(), *self.missing]
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -78,27 +86,29 @@ def read_run(folder: RunFolder) -> RunContents:
     Returns
     -------
     RunContents
-        Its files; the missing and the damaged are named in `problems`.
+        Its files; the missing and the damaged are named.
     """
-    problems: list[str] = []
+    missing: list[str] = []
+    unreadable: dict[str, str] = {}
 
     def attempt(read: Callable[[Path], _Content], path: Path, otherwise: _Content) -> _Content:
         if not path.exists():
-            problems.append(f"This run has no {path.name} (yet).")
+            missing.append(f"This run has no {path.name} (yet).")
             return otherwise
         try:
             return read(path)
         except UserError as error:
-            problems.append(str(error).replace(str(path), path.name))
+            unreadable[path.name] = str(error).replace(str(path), path.name)
             return otherwise
 
     return RunContents(
         config=attempt(_read_text, folder.config, ""),
         run=attempt(read_json, folder.run, {}),
         summary=attempt(read_json, folder.summary, {}),
-        metrics=_each_epoch_once(attempt(read_json_lines, folder.metrics, [])),
+        metrics=attempt(_read_metrics, folder.metrics, []),
         figures=attempt(read_arrays, folder.figures, {}),
-        problems=problems,
+        missing=missing,
+        unreadable=unreadable,
     )
 
 
@@ -122,11 +132,17 @@ def points(metrics: Metrics, key: str) -> tuple[NDArray[np.int64], NDArray[np.fl
     return epochs, np.array([line[key] for line in known], dtype=np.float64)
 
 
-def _each_epoch_once(metrics: Metrics) -> list[dict[str, Any]]:
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """Sort by epoch; of an epoch that a resumed run repeated, the last line counts."""
-    by_epoch = {line["epoch"]: dict(line) for line in metrics}
+    try:
+        by_epoch = {line["epoch"]: line for line in read_json_lines(path)}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: a line isn't the object of an epoch.") from error
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"Can't read {path}: {error.strerror}.") from error

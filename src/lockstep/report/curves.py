@@ -1,9 +1,17 @@
 """What changed from epoch to epoch: loss, accuracy, learning rate, time."""
 
+from math import ceil
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 from numpy.typing import NDArray
 
 from lockstep.report import style
@@ -20,6 +28,10 @@ _PHASES = {
 }
 _WIDTH = 8.0
 _MARKED_UP_TO = 40
+# A loss that falls by more than this lies flat on a linear axis.
+_LINEAR_UP_TO = 20
+# More bars than this are narrower than pixels, and what is seen is the drawing's own pattern.
+_MAX_BARS = 300
 
 
 @style.styled
@@ -45,7 +57,7 @@ def learning_curves(metrics: Metrics) -> Figure:
     loss.set_title("Loss")
     _line(loss, metrics, "train_loss", style.BLUE, label="training")
     _line(loss, metrics, "val_loss", style.VERMILION, label="validation")
-    loss.set_ylim(bottom=0)
+    _loss_axis(loss, metrics)
     if loss.lines:
         loss.legend(loc="upper right")
 
@@ -57,9 +69,7 @@ def learning_curves(metrics: Metrics) -> Figure:
     rate = panels[-1]
     rate.set_title("Learning rate")
     _line(rate, metrics, "lr", style.FAINT)
-    rate.set_ylim(bottom=0)
-    rate.yaxis.set_major_locator(MaxNLocator(3))
-    rate.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _rate_axis(rate, metrics)
     _epoch_axis(rate, metrics)
     return figure
 
@@ -112,7 +122,8 @@ def time_per_phase(metrics: Metrics) -> Figure:
     Returns
     -------
     Figure
-        Filled steps, one for each phase, with the phase's share of the whole time.
+        Filled steps, one for each phase, with the phase's share of the whole time; of many
+        epochs the means of a few each.
     """
     epochs, epoch_s = points(metrics, "epoch_s")
     seconds = {name: _seconds(metrics, epochs, f"{name}_s") for name in _PHASES if name != "other"}
@@ -123,26 +134,63 @@ def time_per_phase(metrics: Metrics) -> Figure:
     figure = Figure(figsize=(_WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Time per epoch")
-    axes.set_ylabel("seconds")
-    edges = np.append(epochs - 0.5, epochs[-1] + 0.5)
-    lower = np.zeros(len(epochs))
-    for name, part in seconds.items():
+    in_ms = float(epoch_s.max()) < 1
+    unit_s = 1e-3 if in_ms else 1.0
+    together = ceil(len(epochs) / _MAX_BARS)
+    mean = f", mean of {together} epochs" if together > 1 else ""
+    axes.set_ylabel(("milliseconds" if in_ms else "seconds") + mean)
+    edges = np.append(epochs[::together] - 0.5, epochs[-1] + 0.5)
+    tops = np.cumsum([_means(part, together) for part in seconds.values()], axis=0) / unit_s
+    for order, (name, part) in enumerate(seconds.items()):
         share = float(part.sum()) / whole if whole else 0.0
+        # Each from zero, the lower in front of the higher: where two of them only touched, the
+        # white behind would shine through.
         axes.stairs(
-            lower + part,
+            tops[order],
             edges,
-            baseline=lower,
             fill=True,
             color=_PHASES[name],
             label=f"{name}  {share:.1%}",
+            zorder=2 - order / len(_PHASES),
         )
-        lower = lower + part
     axes.set_ylim(bottom=0)
     _epoch_axis(axes, metrics)
     axes.grid(visible=False, axis="x")
     # In the order of the stack; outside, because the stack fills the inside.
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), reverse=True)
     return figure
+
+
+def _loss_axis(axes: Axes, metrics: Metrics) -> None:
+    losses = points(metrics, "train_loss")[1]
+    losses = losses[np.isfinite(losses) & (losses > 0)]
+    fall = float(losses.max() / losses.min()) if len(losses) else 1.0
+    if fall <= _LINEAR_UP_TO:
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set_ylabel("log scale")
+    # Two decades have too few ticks of their own.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if fall < 1000 else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _rate_axis(axes: Axes, metrics: Metrics) -> None:
+    """Let the ticks reach from zero to the peak."""
+    peak = points(metrics, "lr")[1].max(initial=0.0)
+    if peak > 0:
+        ticks = MaxNLocator(3, steps=[1, 2, 3, 5, 10]).tick_values(0, peak)
+        axes.set_yticks(ticks)
+        axes.set_ylim(0, ticks[-1])
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _means(values: NDArray[np.float64], together: int) -> NDArray[np.float64]:
+    """Return the mean of each `together` values; the last of those that are left."""
+    starts = np.arange(0, len(values), together)
+    means: NDArray[np.float64] = np.add.reduceat(values, starts) / np.diff([*starts, len(values)])
+    return means
 
 
 def _seconds(metrics: Metrics, epochs: NDArray[np.int64], key: str) -> NDArray[np.float64]:

@@ -20,8 +20,11 @@ from lockstep.report.labels import name_of, shorten
 _PAGE_WIDTH = 10.5
 _GAP = 0.1
 _LINE = 0.16
+# Left of a cell and below it.
+_TICK_ROOM = (0.32, 0.22)
 _NAME_WIDTH = 16
 _BARS_UP_TO = 40
+_MAX_CHARTS = 16
 
 
 @dataclass(frozen=True)
@@ -106,19 +109,25 @@ def first_layer_weights(weight: NDArray[np.float32], feature_shape: Sequence[int
 
 
 @style.styled
-def sample_sheet(x: ArrayLike, y: ArrayLike, class_names: Sequence[str], out: Path) -> None:
+def sample_sheet(x: ArrayLike, y: ArrayLike, class_names: Sequence[str], out: Path) -> int:
     """Draw samples with their labels and write the sheet as a PNG.
 
     Parameters
     ----------
     x : array_like
-        Samples by rows: gray or colour images, or rows of any other features.
+        Samples by rows: gray or colour images, or rows of any other features, of which only the
+        first few are drawn.
     y : array_like
         The class index of each sample.
     class_names : sequence of str
         The names of the classes.
     out : Path
         The file to write.
+
+    Returns
+    -------
+    int
+        How many samples are on the sheet.
 
     Raises
     ------
@@ -132,18 +141,26 @@ def sample_sheet(x: ArrayLike, y: ArrayLike, class_names: Sequence[str], out: Pa
         for axes, image in zip(sheet.cells, images, strict=True):
             _show(axes, image)
     else:
-        rows = _displayable(samples.reshape(len(samples), -1), by_feature=True)
-        title = "Samples: each feature from its least to its greatest value shown"
-        sheet = _sheet(title, (len(rows), 2, 3), text_lines=1)
+        rows = samples.reshape(len(samples), -1)[:_MAX_CHARTS]
+        rows = _displayable(rows, by_feature=True)
+        title = "Samples by feature, each from the least to the greatest of its values shown here"
+        sheet = _sheet(title, (len(rows), 1, 2), text_lines=1, columns=4, ticks=True)
         for axes, row in zip(sheet.cells, rows, strict=True):
             _show_row(axes, row)
-    for axes, label in zip(sheet.cells, labels, strict=True):
+    for axes, label in zip(sheet.cells, labels[: len(sheet.cells)], strict=True):
         _above(axes, 0, shorten(name_of(int(label), class_names), _NAME_WIDTH), style.INK)
     style.save(sheet.figure, out)
+    return len(sheet.cells)
 
 
 def _sheet(
-    title: str, shape: tuple[int, ...], text_lines: int, *, columns: int = 8, foot: float = 0.0
+    title: str,
+    shape: tuple[int, ...],
+    text_lines: int,
+    *,
+    columns: int = 8,
+    foot: float = 0.0,
+    ticks: bool = False,
 ) -> _Sheet:
     """Place cells by inches: a layout engine takes seconds for so many.
 
@@ -159,23 +176,26 @@ def _sheet(
         Cells in a row, if there are as many; they set the size of a cell.
     foot : float
         Inches to leave free at the bottom.
+    ticks : bool
+        Whether to leave room for labels left of and below each cell.
     """
     num_cells, height, width = shape
-    cell_width = (_PAGE_WIDTH - _GAP) / columns - _GAP
+    tick_width, tick_height = _TICK_ROOM if ticks else (0.0, 0.0)
+    cell_width = (_PAGE_WIDTH - _GAP) / columns - _GAP - tick_width
     # Fewer than four would cut the title.
     columns = min(columns, max(num_cells, 4))
     rows = ceil(num_cells / columns)
     cell_height = cell_width * min(max(height / width, 0.4), 2.0)
-    pitch = cell_height + text_lines * _LINE + 2 * _GAP
-    full_width = columns * (cell_width + _GAP) + _GAP
+    pitch = cell_height + text_lines * _LINE + 2 * _GAP + tick_height
+    full_width = columns * (cell_width + tick_width + _GAP) + _GAP
     full_height = 0.4 + rows * pitch + foot
     figure = Figure(figsize=(full_width, full_height))
     figure.text(_GAP / full_width, 1 - 0.28 / full_height, title, fontsize=11)
     cells = []
     for cell in range(num_cells):
         row, column = divmod(cell, columns)
-        left = _GAP + column * (cell_width + _GAP)
-        bottom = full_height - 0.4 - (row + 1) * pitch + _GAP
+        left = _GAP + column * (cell_width + tick_width + _GAP) + tick_width
+        bottom = full_height - 0.4 - (row + 1) * pitch + _GAP + tick_height
         box = (
             left / full_width,
             bottom / full_height,
@@ -211,7 +231,14 @@ def _show_row(axes: Axes, row: NDArray[np.float32]) -> None:
     else:
         axes.plot(row, color=style.BLUE, linewidth=0.8)
     axes.set_ylim(0, 1.05)
-    axes.spines["bottom"].set_visible(True)
+    axes.set_yticks([0, 1], ["min", "max"], fontsize=style.SMALL)
+    last = len(row) - 1
+    axes.set_xticks([0, last] if last else [0])
+    axes.set_xticklabels(["feature 0", str(last)] if last else ["feature 0"], fontsize=style.SMALL)
+    # The first would reach to the left of the chart, and be in the way of "min".
+    axes.get_xticklabels()[0].set_horizontalalignment("left" if last else "center")
+    axes.tick_params(length=2, pad=2)
+    axes.spines[["bottom", "left"]].set_visible(True)
 
 
 def _above(

@@ -84,12 +84,24 @@ def render(contents: RunContents, plots: list[Drawn]) -> str:
         headline=_headline(contents),
         weights_sha256=contents.summary.get("weights_sha256"),
         plots=plots,
+        anchors=_anchors(contents, plots),
         per_class=contents.summary.get("per_class") or [],
         score_columns=_SCORE_COLUMNS,
         epoch_columns=_EPOCH_COLUMNS,
         mistakes=_mistakes(contents),
         sections=_sections(contents),
     )
+
+
+def _anchors(contents: RunContents, plots: list[Drawn]) -> list[tuple[str, str]]:
+    """Return the sections of the page: the id and the title of each."""
+    anchors = [(plot.name, plot.title) for plot in plots]
+    if contents.metrics:
+        anchors.append(("epochs", "Epochs"))
+    anchors.append(("environment", "Result and environment"))
+    if contents.config:
+        anchors.append(("configuration", "Configuration"))
+    return anchors
 
 
 def _subtitle(contents: RunContents) -> str:

@@ -24,6 +24,8 @@ class _Plot:
     name: str
     title: str
     caption: str
+    # The file that holds what it shows.
+    source: str
     draw: Callable[[RunContents], Figure | str]
 
 
@@ -55,9 +57,36 @@ def report(folder: RunFolder) -> list[Path]:
     return [plot.path for plot in drawn if plot.path is not None] + [folder.report]
 
 
+def unreadable_files(folder: RunFolder) -> list[str]:
+    """Tell what the report of a run leaves out because a file is damaged.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        A run, finished or not.
+
+    Returns
+    -------
+    list of str
+        A message for each file that is there but can't be read; none for a file that isn't there.
+    """
+    return [
+        f"{message} {_left_out_without(name)}"
+        for name, message in read_run(folder).unreadable.items()
+    ]
+
+
+def _left_out_without(file: str) -> str:
+    titles = [plot.title.lower() for plot in _PLOTS if plot.source == file]
+    return f"The report leaves out {', '.join(titles) or 'what it holds'}."
+
+
 def _write_plot(plot: _Plot, contents: RunContents, plots: Path) -> page.Drawn:
     path = plots / f"{plot.name}.png"
-    figure = plot.draw(contents)
+    # An empty summary isn't "no results yet" when the results are only unreadable.
+    figure = (
+        f"{plot.source} is damaged." if plot.source in contents.unreadable else plot.draw(contents)
+    )
     if isinstance(figure, str):
         # An earlier report of the same run may have had it.
         path.unlink(missing_ok=True)
@@ -137,12 +166,14 @@ _PLOTS = (
         "learning_curves",
         "Learning curves",
         "Loss on training and validation samples, validation accuracy and learning rate by epoch.",
+        "metrics.jsonl",
         _learning_curves,
     ),
     _Plot(
         "correct_by_epoch",
         "Correct by epoch",
         "How many validation samples were classified correctly after each epoch.",
+        "metrics.jsonl",
         _correct_by_epoch,
     ),
     _Plot(
@@ -150,30 +181,35 @@ _PLOTS = (
         "Confusion matrix",
         "Test samples by true class (rows) and predicted class (columns). Blue is right, orange is "
         "wrong; darker is a larger share of the row, on a scale of its own for each.",
+        "summary.json",
         _confusion_matrix,
     ),
     _Plot(
         "per_class_scores",
         "Scores by class",
         "Precision, recall and F1 of each class on the test samples.",
+        "summary.json",
         _per_class_scores,
     ),
     _Plot(
         "mistakes",
         "Mistakes",
         "The misclassified test samples that the network was most certain of.",
+        "figures.safetensors",
         _mistakes,
     ),
     _Plot(
         "first_layer_weights",
         "First-layer weights",
         "What each unit of the first layer looks for, all on one scale about zero.",
+        "figures.safetensors",
         _first_layer_weights,
     ),
     _Plot(
         "time_per_phase",
         "Time per phase",
-        "Seconds of each epoch by what they were spent on, and each phase's share of the whole.",
+        "Time of each epoch by what it was spent on, and each phase's share of the whole.",
+        "metrics.jsonl",
         _time_per_phase,
     ),
 )

@@ -8,9 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from lockstep.report import style
+from lockstep.report.classes import MANY_CLASSES, worst_first
 from lockstep.report.labels import name_of, shorten
 
 # A number takes this part of the font size per digit, DejaVu Sans's width, and as much again
@@ -19,11 +21,22 @@ _DIGIT_WIDTH = 0.64
 _NAME_WIDTH = 18
 # Up to here, a zero in a cell of the matrix is as welcome as a number; above, it is noise.
 _ZEROS_UP_TO = 20
-_SCORES = {
-    "precision": (style.BLUE, "o"),
-    "recall": (style.ORANGE, "D"),
-    "f1": (style.INK, "|"),
+# A ring around a diamond that a bar runs through: all three are seen where they are equal.
+_SCORES: dict[str, dict[str, Any]] = {
+    "precision": {
+        "color": style.BLUE,
+        "marker": "o",
+        "markersize": 10,
+        "markerfacecolor": "none",
+        "markeredgewidth": 1.5,
+    },
+    "recall": {"color": style.ORANGE, "marker": "D", "markersize": 5.5, "markeredgewidth": 0},
+    "f1": {"color": style.INK, "marker": "|", "markersize": 13, "markeredgewidth": 1.3},
 }
+# Where the axis of scores may begin: few places, so that plots of two runs can be compared.
+_AXIS_BEGINS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
+# Figures wider than this, in inches, are shown scaled down, and so have larger titles and labels.
+_FULL_SIZE = 8.0
 
 
 @style.styled
@@ -51,22 +64,25 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str]
     font = float(np.interp(num_classes, [10, 40, 100], [9.5, 7.5, 6]))
     cell = _cell_inches(counts, font)
     side = num_classes * cell
-    longest = max(map(len, names)) * _DIGIT_WIDTH * font / style.POINTS_PER_INCH
+    scale = max(side / _FULL_SIZE, 1.0)
+    # As large as the rows let them be.
+    label_font = max(font, min(9.5 * scale, 0.75 * cell * style.POINTS_PER_INCH))
+    longest = max(map(len, names)) * _DIGIT_WIDTH * label_font / style.POINTS_PER_INCH
     upright = longest > cell
-    width = side + longest + 0.5
-    height = side + (longest if upright else 0.2) + 0.8
+    width = side + longest + 0.5 * scale
+    height = side + (longest if upright else 0.2) + 0.8 * scale
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Confusion matrix")
+    axes.set_title("Confusion matrix, test split", fontsize=11 * scale)
     shades = _shades(counts)
     axes.imshow(shades)
     _count_cells(axes, counts, shades, font)
 
-    axes.set_xticks(range(num_classes), names, fontsize=font, rotation=90 if upright else 0)
-    axes.set_yticks(range(num_classes), names, fontsize=font)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set_xticks(range(num_classes), names, fontsize=label_font, rotation=90 if upright else 0)
+    axes.set_yticks(range(num_classes), names, fontsize=label_font)
+    axes.set_xlabel("predicted class", fontsize=9.5 * scale)
+    axes.set_ylabel("true class", fontsize=9.5 * scale)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     _cell_borders(axes, num_classes)
@@ -85,8 +101,12 @@ def per_class_scores(per_class: Sequence[Mapping[str, Any]]) -> Figure:
     Returns
     -------
     Figure
-        A row of marks for each class, as tall as that takes.
+        A row of marks for each class, as tall as that takes; of many classes the worst are on top.
     """
+    title = "Scores by class"
+    if len(per_class) > MANY_CLASSES:
+        per_class = worst_first(per_class)
+        title += ", the lowest F1 first"
     rows = np.arange(len(per_class))
     values = {name: _scores(per_class, name) for name in _SCORES}
     together = np.array(list(values.values()))
@@ -95,34 +115,31 @@ def per_class_scores(per_class: Sequence[Mapping[str, Any]]) -> Figure:
 
     # A class without scores, one that never occurred, has a row without marks.
     axes.hlines(rows, together.min(axis=0), together.max(axis=0), color=style.GREY, linewidth=1)
-    for name, (color, marker) in _SCORES.items():
+    for name, mark in _SCORES.items():
         label = "F1" if name == "f1" else name
-        size = 9 if marker == "|" else 5
-        axes.plot(
-            values[name],
-            rows,
-            linestyle="none",
-            marker=marker,
-            markersize=size,
-            markeredgewidth=1.6 if marker == "|" else 0,
-            color=color,
-            label=label,
-            clip_on=False,
-        )
-    known = together[np.isfinite(together)]
-    # Zero to one would squeeze the scores of a good network into the last millimetre.
-    lowest = known.min() if len(known) else 0.0
-    axes.set_xlim(max(0.0, 1 - 1.12 * (1 - lowest) - 0.01), 1.0)
+        axes.plot(values[name], rows, linestyle="none", label=label, **mark)
+    _score_axis(axes, together[np.isfinite(together)])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    names = [shorten(line.get("class", row), _NAME_WIDTH) for row, line in enumerate(per_class)]
+    names = [shorten(line.get("class", ""), _NAME_WIDTH) for line in per_class]
     axes.set_yticks(rows, names, fontsize=style.SMALL)
     axes.tick_params(length=0)
     # A tall figure is read from both ends.
     axes.tick_params(axis="x", top=True, labeltop=len(rows) > 25)
     axes.spines[["left"]].set_visible(False)
-    axes.set_title("Scores by class")
+    axes.set_title(title)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
+
+
+def _score_axis(axes: Axes, scores: NDArray[np.float64]) -> None:
+    """Begin where all scores fit: from zero on, those of a good network would be one dot."""
+    lowest = scores.min(initial=1.0)
+    begin = max(begin for begin in _AXIS_BEGINS if begin <= lowest)
+    # Room for the whole of a mark at either end.
+    room = 0.025 * (1 - begin)
+    axes.set_xlim(begin - room, 1 + room)
+    axes.set_xticks(np.linspace(begin, 1, 6))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
 
 
 def _cell_inches(counts: NDArray[np.int64], font: float) -> float:

@@ -1,11 +1,14 @@
 """Every way to reduce, on whatever ranks this is started: each sum against the plain tree."""
 
+from types import SimpleNamespace
+from unittest import mock
+
 import numpy as np
 from mpi4py import MPI
 
+from lockstep.parallel import mpi
 from lockstep.parallel.mpi import ExchangeReduction, LibraryReduction, MPIRanks, WindowReduction
-from lockstep.parallel.subtotals import Subtotals
-from lockstep.parallel.tree import block, covering_nodes, tree_sum
+from lockstep.parallel.tree import block, tree_sum
 
 SHAPES = [(5, 3), (4, 7), (8, 1)]
 NUM_STEPS = 6
@@ -18,15 +21,16 @@ def leaves_of(step, virtual_ranks, dtype):
 
 
 def reductions(ranks, virtual_ranks, dtype):
-    """The one that topology chooses, and by force the one for several nodes."""
-    worlds = [block(r, ranks.world_size, virtual_ranks) for r in range(ranks.world_size)]
-    nodes = [covering_nodes(leaves, virtual_ranks) for leaves in worlds]
-    own = Subtotals(worlds[ranks.rank], virtual_ranks, SHAPES, dtype)
+    """The one for a node, the one where that can't be, and the library's."""
     window = ranks.reduction("ordered", virtual_ranks, SHAPES, dtype)
     assert isinstance(window, WindowReduction)
+    with mock.patch.object(mpi, "disk_usage", return_value=SimpleNamespace(free=100)):
+        # A container with next to no shared memory.
+        exchange = ranks.reduction("ordered", virtual_ranks, SHAPES, dtype)
+    assert isinstance(exchange, ExchangeReduction)
     library = ranks.reduction("mpi", virtual_ranks, SHAPES, dtype)
     assert isinstance(library, LibraryReduction)
-    return window, ExchangeReduction(MPI.COMM_WORLD, own, nodes), library
+    return window, exchange, library
 
 
 def check(reduction, ranks, virtual_ranks, dtype):

@@ -51,6 +51,28 @@ def test_a_diverged_run_has_curves():
     figure.draw_without_rendering()
 
 
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [([2.0, 0.1], "linear"), ([2.0, 0.09], "log"), ([2.0, 0.0], "linear"), ([2.0, 0.01, 0], "log")],
+)
+def test_a_loss_that_falls_far_has_a_log_scale(losses, scale):
+    figure = learning_curves(metrics(len(losses), train_loss=losses, lr=[0.1] * len(losses)))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert axes.get_yscale() == scale
+    assert axes.get_ylabel() == ("log scale" if scale == "log" else "")
+    assert not any("$" in label.get_text() for label in axes.get_yticklabels(which="both"))
+
+
+@pytest.mark.parametrize("peak", [1e-4, 0.00299, 0.1, 7.0])
+def test_ticks_of_the_learning_rate_reach_its_peak(peak):
+    rate = learning_curves(metrics(2, train_loss=[1.0, 1.0], lr=[peak, 0.0])).axes[-1]
+    ticks = rate.get_yticks()
+    assert ticks[0] == 0
+    assert peak <= ticks[-1] == rate.get_ylim()[1]
+    assert len(ticks) <= 4
+
+
 def test_epochs_are_whole_numbers(with_validation):
     figure = correct_by_epoch(with_validation, 3)
     figure.draw_without_rendering()
@@ -96,6 +118,28 @@ def test_phases_are_stacked_up_to_the_whole_epoch():
     labels = [text.get_text().split() for text in axes.get_legend().get_texts()]
     assert labels[0] == ["other", "5.6%"]
     assert labels[-1] == ["compute", "61.1%"]
+
+
+def test_short_epochs_are_in_milliseconds():
+    axes = time_per_phase(metrics(2, epoch_s=[0.02, 0.03], compute_s=[0.01, 0.01])).axes[0]
+    assert axes.get_ylabel() == "milliseconds"
+    np.testing.assert_allclose(axes.patches[0].get_data().values, [10, 10])
+    np.testing.assert_allclose(axes.patches[-1].get_data().values, [20, 30])
+
+
+def test_of_thousands_of_epochs_the_means_are_drawn():
+    epoch_s = [1.0 if epoch % 2 else 3.0 for epoch in range(1001)]
+    axes = time_per_phase(metrics(1001, epoch_s=epoch_s)).axes[0]
+    values, edges, _ = axes.patches[-1].get_data()
+    assert axes.get_ylabel() == "seconds, mean of 4 epochs"
+    assert values.tolist() == [2.0] * 250 + [3.0]
+    assert edges[[0, 1, -2, -1]].tolist() == [0.5, 4.5, 1000.5, 1001.5]
+
+
+def test_lower_phases_are_in_front():
+    axes = time_per_phase(metrics(1, epoch_s=[3.0], compute_s=[1.0])).axes[0]
+    orders = [patch.get_zorder() for patch in axes.patches]
+    assert orders == sorted(orders, reverse=True)
 
 
 def test_phases_of_one_epoch_without_details_are_other():

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from lockstep.errors import UserError
+from lockstep.report import style
 from lockstep.report.images import first_layer_weights, is_image, mistakes, sample_sheet
 
 
@@ -97,12 +98,13 @@ def test_weights_of_a_diverged_run():
     first_layer_weights(weight, (4, 4)).draw_without_rendering()
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (5,), (300,)])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (1,), (5,), (300,)])
 def test_sample_sheet(tmp_path, shape):
     rng = np.random.default_rng(0)
     x = rng.integers(256, size=(20, *shape), dtype=np.uint8)
     out = tmp_path / "sheet.png"
-    sample_sheet(x, rng.integers(3, size=20), ["a", "b", "c"], out)
+    num_drawn = sample_sheet(x, rng.integers(3, size=20), ["a", "b", "c"], out)
+    assert num_drawn == (20 if len(shape) > 1 else 16)
     with Image.open(out) as sheet:
         sheet.load()
         assert 1000 < sheet.width < 1500
@@ -112,6 +114,22 @@ def test_sample_sheet(tmp_path, shape):
 
 def test_sample_sheet_of_equal_rows(tmp_path):
     sample_sheet(np.ones((2, 4)), [0, 1], [], tmp_path / "sheet.png")
+
+
+def test_charts_of_rows_have_labelled_ends(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(style, "save", lambda figure, out: figures.append(figure))
+    sample_sheet(np.arange(10).reshape(2, 5), [0, 1], [], tmp_path / "sheet.png")
+    [figure] = figures
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        across, up = axes.get_xticklabels(), axes.get_yticklabels()
+        assert [label.get_text() for label in across] == ["feature 0", "4"]
+        assert [label.get_text() for label in up] == ["min", "max"]
+        for label in (*across, *up):
+            box = label.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
 
 
 def test_sample_sheet_says_where_it_cannot_write(tmp_path):

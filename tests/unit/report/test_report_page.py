@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lockstep.errors import UserError
-from lockstep.report.report import report
+from lockstep.report.report import report, unreadable_files
 from lockstep.storage.run_folder import read_arrays, write_arrays
 
 ALL_PLOTS = [
@@ -29,6 +29,8 @@ class Page(HTMLParser):
         super().__init__()
         self.tags = []
         self.references = []
+        self.anchors = []
+        self.ids = []
         self.texts = []
         self.open = []
         self.feed(text)
@@ -36,7 +38,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.references += [value for key, value in attrs if key in {"src", "href", "srcset"}]
+        references = [value for key, value in attrs if key in {"src", "href", "srcset"}]
+        self.anchors += [value[1:] for value in references if value.startswith("#")]
+        self.references += [value for value in references if not value.startswith("#")]
+        self.ids += [value for key, value in attrs if key == "id"]
         if tag not in {"meta", "img", "input"}:
             self.open.append(tag)
 
@@ -154,13 +159,59 @@ def test_damaged_files_are_named(make_run):
     folder = make_run()
     folder.run.write_text("{")
     folder.figures.write_bytes(b"nothing")
+    lines = folder.metrics.read_text().splitlines()
+    folder.metrics.write_text("\n".join([lines[0], lines[1][:30], *lines[2:]]) + "\n")
+    plots, page = draw(folder)
+    assert plots == ["confusion_matrix", "per_class_scores"]
+    messages = unreadable_files(folder)
+    assert len(messages) == 3
+    for path, message in zip((folder.run, folder.metrics, folder.figures), messages, strict=True):
+        assert path.name in page.text
+        assert path.name in message
+    assert messages[1].endswith(
+        "The report leaves out learning curves, correct by epoch, time per phase."
+    )
+    assert page.text.count("Left out: metrics.jsonl is damaged.") == 3
+    assert str(folder.path) not in page.text
+
+
+def test_a_line_cut_off_in_the_middle_of_writing_is_no_damage(make_run):
+    folder = make_run()
     with folder.metrics.open("a") as file:
         file.write('{"epoch": 6, "st')
     plots, page = draw(folder)
-    assert plots == ["confusion_matrix", "per_class_scores"]
-    for path in (folder.run, folder.metrics, folder.figures):
-        assert path.name in page.text
-    assert str(folder.path) not in page.text
+    assert plots == ALL_PLOTS
+    assert "Best epoch 5 of 5" in page.text
+    assert unreadable_files(folder) == []
+
+
+@pytest.mark.parametrize("line", ["7", "[1, 2]", "null", '{"step": 1}', '"epoch"'])
+def test_lines_that_are_no_epochs_are_damage(make_run, line):
+    folder = make_run()
+    folder.metrics.write_text(line + "\n")
+    assert "learning_curves" not in draw(folder)[0]
+    [message] = unreadable_files(folder)
+    assert message.startswith("metrics.jsonl is damaged")
+
+
+def test_a_missing_file_is_no_damage(make_run):
+    folder = make_run()
+    folder.summary.unlink()
+    assert unreadable_files(folder) == []
+
+
+def test_the_contents_lead_to_every_section(make_run):
+    _, page = draw(make_run())
+    assert page.anchors == [*ALL_PLOTS, "epochs", "environment", "configuration"]
+    assert page.ids == page.anchors
+
+
+def test_the_contents_leave_out_what_is_not_there(make_run):
+    folder = make_run()
+    folder.metrics.unlink()
+    folder.config.unlink()
+    _, page = draw(folder)
+    assert page.anchors == page.ids == [*ALL_PLOTS, "environment"]
 
 
 def test_one_epoch(make_run):

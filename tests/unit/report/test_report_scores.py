@@ -22,6 +22,7 @@ def test_rows_are_true_and_columns_predicted():
     axes = confusion_matrix([[50, 3], [0, 40]], ["cat", "dog"]).axes[0]
     assert counts_in(axes) == {(0, 0): "50", (0, 1): "3", (1, 0): "0", (1, 1): "40"}
     assert labels(axes.xaxis) == labels(axes.yaxis) == ["cat", "dog"]
+    assert axes.get_title(loc="left") == "Confusion matrix, test split"
     assert axes.get_xlabel() == "predicted class"
     assert axes.get_ylabel() == "true class"
     # Row 0 is on top.
@@ -57,6 +58,11 @@ def test_a_hundred_classes_are_readable_and_leave_zeros_blank():
     widest = max(text.get_window_extent().width for text in axes.texts)
     assert widest < cell_pixels
     assert min(text.get_fontsize() for text in axes.texts) * figure.dpi / 72 >= 9
+    names = axes.get_yticklabels()
+    boxes = [name.get_window_extent() for name in names]
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+    assert names[0].get_fontsize() > 1.5 * axes.texts[0].get_fontsize()
+    assert axes.xaxis.label.get_fontsize() > names[0].get_fontsize()
 
 
 @pytest.mark.parametrize("count", [7, 12345, 1234567])
@@ -99,9 +105,37 @@ def test_scores_are_where_they_belong():
         "F1": [[0.6, 0], [0.95, 1]],
     }
     assert labels(axes.yaxis) == ["a", "b"]
-    low, high = axes.get_xlim()
-    assert low < 0.5
-    assert high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("lowest", "begin"), [(0.0, 0), (0.49, 0), (0.5, 0.5), (0.93, 0.9), (0.975, 0.95), (1.0, 0.98)]
+)
+def test_the_axis_of_scores_begins_at_few_places(lowest, begin):
+    axes = per_class_scores([score("a", 1.0, lowest, 1.0)]).axes[0]
+    ticks = axes.get_xticks()
+    assert ticks[0] == begin
+    assert ticks[-1] == 1.0
+
+
+def test_all_marks_of_a_perfect_class_are_seen():
+    figure = per_class_scores([score(name, 1.0, 1.0, 1.0) for name in "ab"])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    # Half of the largest mark, in pixels, has room beyond it.
+    mark = max(line.get_markersize() for line in axes.get_lines()) * figure.dpi / 72
+    assert axes.get_window_extent().x1 - axes.transData.transform((1.0, 0))[0] > mark / 2
+    precision, recall, f1 = axes.get_lines()
+    assert precision.get_markerfacecolor() == "none"
+    assert recall.get_markersize() < precision.get_markersize() < f1.get_markersize()
+
+
+def test_of_many_classes_the_worst_is_on_top():
+    scores = [score(str(i), 0.5, 0.5, f1) for i, f1 in enumerate([0.9, None, *[0.8] * 28, 0.1])]
+    axes = per_class_scores(scores).axes[0]
+    names = labels(axes.yaxis)
+    assert (names[0], names[1], names[-2], names[-1]) == ("30", "2", "0", "1")
+    assert axes.get_title(loc="left") == "Scores by class, the lowest F1 first"
+    assert labels(per_class_scores(scores[:30]).axes[0].yaxis) == [str(i) for i in range(30)]
 
 
 def test_a_class_that_never_occurred_has_no_marks():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from lockstep.report.labels import duration, number, shorten
@@ -21,11 +22,23 @@ def test_columns_are_aligned():
     ]
 
 
-@pytest.mark.parametrize("num_classes", [2, 100])
+@pytest.mark.parametrize("num_classes", [2, 30])
 def test_a_line_for_each_class(num_classes):
     lines = scores_table(summary(map(str, range(num_classes)))).splitlines()
     assert len(lines) == num_classes + 2
     assert len({len(line) for line in lines}) == 1
+
+
+def test_of_many_classes_the_worst():
+    many = summary(map(str, range(31)))
+    for line, f1 in zip(many["per_class"], [0.5, None, *np.linspace(0.9, 0.1, 29)], strict=True):
+        line["f1"] = f1
+    note, header, *lines, average = scores_table(many).splitlines()
+    assert note == "10 of 31 classes, the worst by F1; all are in the report"
+    assert header.split()[0] == "class"
+    assert [line.split()[0] for line in lines] == [str(index) for index in range(30, 20, -1)]
+    assert average.split() == ["macro", "average", "0.3333", str(31 * 12)]
+    assert "--json" in scores_table(many, "--json prints all").splitlines()[0]
 
 
 def test_wide_characters_take_two_columns():
