@@ -123,12 +123,11 @@ class WindowReduction:
     ) -> None:
         self._comm = comm
         self._subtotals = subtotals
-        nodes = [node for nodes in nodes_by_rank for node in nodes]
-        self._additions = additions(Node(0, nodes[-1].stop), nodes)
+        self._additions, num_rows = _additions_over(nodes_by_rank)
         first_row = sum(len(nodes) for nodes in nodes_by_rank[: comm.Get_rank()])
         own_rows = slice(first_row, first_row + len(subtotals.nodes))
         self._columns = _slices(subtotals.num_parameters, comm.Get_size())[comm.Get_rank()]
-        self._windows = [self._allocate((len(nodes), subtotals.num_parameters)) for _ in range(2)]
+        self._windows = [self._allocate((num_rows, subtotals.num_parameters)) for _ in range(2)]
         self._rows = [rows for _, rows in self._windows]
         self._own = [rows[own_rows] for rows in self._rows]
         self._leaves = [subtotals.leaves(own) for own in self._own]
@@ -186,18 +185,17 @@ class ExchangeReduction:
     ) -> None:
         self._comm = comm
         self._subtotals = subtotals
-        nodes = [node for nodes in nodes_by_rank for node in nodes]
-        self._additions = additions(Node(0, nodes[-1].stop), nodes)
+        self._additions, num_rows = _additions_over(nodes_by_rank)
         self._slices = _slices(subtotals.num_parameters, comm.Get_size())
         lengths = np.array([where.stop - where.start for where in self._slices])
-        num_rows = np.array([len(nodes) for nodes in nodes_by_rank])
+        rows_by_rank = np.array([len(nodes) for nodes in nodes_by_rank])
         own_length = lengths[comm.Get_rank()]
         self._totals = np.empty((len(subtotals.nodes), subtotals.num_parameters), subtotals.dtype)
         self._packed = np.empty(self._totals.size, subtotals.dtype)
-        self._received = np.empty((len(nodes), own_length), subtotals.dtype)
+        self._received = np.empty((num_rows, own_length), subtotals.dtype)
         self._sum = np.empty(subtotals.num_parameters, subtotals.dtype)
         self._send_counts = lengths * len(subtotals.nodes)
-        self._receive_counts = num_rows * own_length
+        self._receive_counts = rows_by_rank * own_length
         self._gather_counts = lengths
         self.leaves = subtotals.leaves(self._totals)
 
@@ -240,6 +238,12 @@ class LibraryReduction:
             np.add(own, other, out=own)
         self._comm.Allreduce(MPI.IN_PLACE, own)
         return own
+
+
+def _additions_over(nodes_by_rank: Sequence[list[Node]]) -> tuple[list[tuple[int, int]], int]:
+    """Return the additions of all ranks' subtotals, a row each in rank order, and their number."""
+    nodes = [node for nodes in nodes_by_rank for node in nodes]
+    return additions(Node(0, nodes[-1].stop), nodes), len(nodes)
 
 
 def _slices(length: int, parts: int) -> list[slice]:
