@@ -11,9 +11,6 @@ import pytest
 
 from lockstep.data.convert import convert
 
-# A rank that hangs must fail its test and not the whole suite.
-_RUN_TIMEOUT_S = 170
-
 
 @pytest.fixture
 def mnist_folder():
@@ -35,6 +32,8 @@ class Program:
 
     def __init__(self, folder):
         self.folder = folder
+        # A rank that hangs must fail its test and not the whole suite.
+        self.timeout_s = 170
 
     python = sys.executable
     # Open MPI refuses root, and more ranks than cores, unless told otherwise.
@@ -62,7 +61,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_RUN_TIMEOUT_S,
+            timeout=self.timeout_s,
             check=False,
         )
 

@@ -5,6 +5,7 @@ longer to import than a small training takes to run.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,9 +150,19 @@ def _configuration_options(command: Callable[..., None]) -> Callable[..., None]:
         default = ",".join(map(str, info.default)) if info.is_list else info.default
         shown = f"{info.description}  [default: {default}]" if default != "" else info.description
         command = click.option(
-            option_name(info.name), info.name, metavar=_metavar(info), help=shown
+            option_name(info.name),
+            info.name,
+            metavar=_metavar(info),
+            help=shown,
+            shell_complete=partial(_complete, info.choices),
         )(command)
     return command
+
+
+def _complete(
+    choices: tuple[str, ...], _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    return [choice for choice in choices if choice.startswith(incomplete)]
 
 
 def _metavar(info: FieldInfo) -> str:

@@ -269,6 +269,20 @@ def test_help_is_there_for_every_command(program):
         assert len(program(command, "--help").stdout.splitlines()) > 5
 
 
+def test_the_shell_completes_options_and_their_words(program):
+    def complete(*words):
+        told = program(
+            COMP_WORDS=" ".join(["lockstep", *words]),
+            COMP_CWORD=str(len(words)),
+            _LOCKSTEP_COMPLETE="bash_complete",
+        )
+        return [line.removeprefix("plain,") for line in told.stdout.split()]
+
+    assert complete("tr") == ["train"]
+    assert complete("train", "--learn") == ["--learning-rate"]
+    assert complete("train", "--optimizer", "adam") == ["adam", "adamw"]
+
+
 def test_a_table_without_test_split_trains_too(program):
     generator = np.random.default_rng(0)
     labels = np.array(["no", "yes"])[(np.arange(60) // 30)]

@@ -15,6 +15,7 @@ PRESETS = Path(__file__).parents[2] / "launch" / "presets"
 @pytest.fixture
 def mnist(program, mnist_folder):
     convert(str(mnist_folder), program.folder / "mnist.h5")
+    program.timeout_s = 800  # whole trainings, perhaps on a slow machine
     return program
 
 
