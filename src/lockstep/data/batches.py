@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -27,10 +28,14 @@ class Scaling:
     scale: Array
     offset: Array
 
+    @cached_property
+    def _has_offset(self) -> bool:
+        return bool(self.offset.any())
+
     def apply(self, stored: Array, out: Array) -> None:
         """Write the inputs for stored rows to `out`, (..., num_features)."""
         np.multiply(stored, self.scale, out=out)
-        if self.offset.any():
+        if self._has_offset:
             np.add(out, self.offset, out=out)
 
 
@@ -55,8 +60,9 @@ def _check_labels(dataset: DatasetFile, split: str, labels: NDArray[np.int32]) -
 class Batches:
     """The batches of a block of virtual ranks.
 
-    Every batch has the same shape. Where a virtual rank has fewer samples than that in a step,
-    the rest is padding, marked in `used`.
+    Call `shuffle` or `in_stored_order` before the first `fill`. Every batch has the same shape.
+    Where a virtual rank has fewer samples than that in a step, the rest is padding, marked in
+    `used`.
 
     Parameters
     ----------
@@ -103,7 +109,6 @@ class Batches:
         self.shape = (len(virtual_ranks), max(1, *self._local_batch_sizes))
         self._stored = np.empty((*self.shape, self._x.shape[1]), self._x.dtype)
         self.used: NDArray[np.bool_] | None = None
-        self.in_stored_order()
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Take the rows of each shard in an order of their own.
@@ -135,6 +140,7 @@ class Batches:
             table[:, own, :width] = padded.reshape(num_steps, width)
         is_padding = table < 0
         self._used: NDArray[np.bool_] = ~is_padding
+        self._is_full: list[bool] = [bool(used.all()) for used in self._used]
         self._table: NDArray[np.int64] = np.where(is_padding, 0, table)
 
     def fill(self, step: int, inputs: Array, labels: NDArray[np.int32]) -> None:
@@ -156,7 +162,7 @@ class Batches:
             np.take(self._y, rows, out=labels, mode="clip")
             self._scaling.apply(self._stored, inputs)
         self.used = None
-        if not self._used[step].all():
+        if not self._is_full[step]:
             self.used = self._used[step]
             inputs[~self.used] = 0
 

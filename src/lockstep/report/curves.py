@@ -65,6 +65,7 @@ def learning_curves(metrics: Metrics) -> Figure:
         panels[1].set_title("Validation accuracy")
         _line(panels[1], metrics, "val_accuracy", style.VERMILION)
         panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+        _limit(panels[1], points(metrics, "val_accuracy")[1], most=1.0, least_span=0.01)
 
     rate = panels[-1]
     rate.set_title("Learning rate")
@@ -99,6 +100,7 @@ def correct_by_epoch(metrics: Metrics, best_epoch: int | None) -> Figure:
     axes.set_ylabel(f"correct of {total:,}")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _limit(axes, correct, most=total, least_span=4)
     _epoch_axis(axes, metrics)
 
     for epoch, count in zip(epochs, correct, strict=True):
@@ -211,3 +213,11 @@ def _epoch_axis(axes: Axes, metrics: Metrics) -> None:
     axes.xaxis.set_major_locator(
         MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
     )
+
+
+def _limit(axes: Axes, values: NDArray[np.float64], most: float, least_span: float) -> None:
+    """Keep the axis from magnifying a flat line, and from going on where no value can be."""
+    low, high = axes.get_ylim()
+    if np.ptp(values) < least_span:
+        low, high = min(low, values.max() - least_span), max(high, values.min())
+    axes.set_ylim(max(low, -0.02 * most), min(high, most + 0.03 * (most - low)))

@@ -119,6 +119,7 @@ class Evaluation:
         sharding = Sharding(self.total, num_virtual_ranks * block_size, num_virtual_ranks)
         own = block(communicator.rank, communicator.world_size, num_virtual_ranks)
         self._batches = Batches(dataset, split, sharding, own, scaling)
+        self._batches.in_stored_order()
         self._workspace = Workspace(network, *self._batches.shape, scaling.scale.dtype)
 
     def score(self, parameters: Array) -> Score:

@@ -158,3 +158,13 @@ def test_points_leave_out_what_is_missing():
     epochs, values = points([{"epoch": 1, "a": None}, {"epoch": 2, "a": 0.0}, {"epoch": 3}], "a")
     assert epochs.tolist() == [2]
     assert values.tolist() == [0.0]
+
+
+def test_a_flat_line_is_not_magnified_and_the_axis_ends_at_what_is_possible():
+    metrics = [{"epoch": e, "val_correct": 8, "val_total": 8, "val_accuracy": 1.0} for e in (1, 2)]
+    low, high = correct_by_epoch(metrics, 1).axes[0].get_ylim()
+    assert low <= 4
+    assert 8 <= high < 9
+    low, high = learning_curves(metrics).axes[1].get_ylim()
+    assert low <= 0.99
+    assert 1 <= high < 1.005
