@@ -100,7 +100,7 @@ def start_ranks(num_ranks: int, arguments: list[str]) -> None:
             # In a container there is no other user.
             environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
             environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    if sys.stderr.isatty():
+    if sys.stdout.isatty():
         # The ranks only see a pipe, so tell them how wide the terminal at its end is.
         environment[_TERMINAL_WIDTH] = str(shutil.get_terminal_size().columns)
     command = [str(mpiexec), "-n", str(num_ranks), sys.executable, "-m", "lockstep", *arguments]

@@ -4,6 +4,7 @@ The root rank gets observers that write and print, the other ranks get one that 
 the loop never asks for its rank.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,6 +172,8 @@ class Console(Observer):
             desc=f"Epoch {epoch}",
             unit="step",
             leave=False,
+            # The stream of the epochs' lines: a launcher may reorder two streams.
+            file=sys.stdout,
             disable=False if self._width else None,
             ncols=self._width,
         )
