@@ -5,11 +5,8 @@ import traceback
 
 import click
 
-from lockstep.errors import SharedError, UserError
+from lockstep.errors import FAILURE, INTERRUPTED, USER_ERROR, SharedError, UserError
 from lockstep.parallel.launch import abort_ranks, launched_as
-
-# Exit codes: what the user got wrong, what broke, what the user interrupted.
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 def main() -> None:

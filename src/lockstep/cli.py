@@ -13,12 +13,14 @@ import click
 
 import lockstep
 from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
-from lockstep.errors import SharedError, UserError
+from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
 from lockstep.parallel.launch import connect, launched_as, start_ranks
 from lockstep.parallel.verdict import together
+from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lockstep.data.dataset_file import DatasetInfo
+    from lockstep.train.run import Run
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _FILE = click.Path(path_type=Path)
@@ -144,7 +146,7 @@ class _TrainCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def _configuration_options(command: Callable[..., None]) -> Callable[..., None]:
+def _configuration_options(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command one option per field of the configuration; their texts are checked later."""
     for info in reversed(FIELDS.values()):
         default = ",".join(map(str, info.default)) if info.is_list else info.default
@@ -166,7 +168,7 @@ def _complete(
 
 
 def _metavar(info: FieldInfo) -> str:
-    if info.choices:
+    if "|" in info.type_name:
         return f"[{info.type_name}]"
     return "N,N,..." if info.is_list else info.type_name.upper().replace(" ", "_")
 
@@ -178,14 +180,18 @@ def _metavar(info: FieldInfo) -> str:
     "--results", type=_FILE, default="results", show_default=True, help="Where run folders live."
 )
 @click.option("--run-name", default="", help="Name of the run folder; data set and time if unset.")
+@click.option(
+    "--resume", type=_FILE, metavar="RUN", help="Go on with the run in this folder; no CONFIG.toml."
+)
 @_configuration_options
 def train(
     arguments: tuple[str, ...],
     num_ranks: int | None,
     results: Path,
     run_name: str,
+    resume: Path | None,
     **fields: str | None,
-) -> None:
+) -> int:
     """Train a network and fill a run folder.
 
     Works alone and under any MPI launcher; with -n it starts the ranks itself. Every field of
@@ -196,15 +202,28 @@ def train(
       lockstep train --data data/digits.h5
       lockstep train launch/presets/mnist.toml --data data/mnist.h5 -n 4
       mpiexec -n 4 lockstep train --data data/digits.h5 --epochs 5
+      lockstep train --resume results/digits-20260101-120000 -n 2
+
+    A resumed run ends with the same bits as one that was never stopped, on any number of ranks up
+    to its virtual ranks. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and stop, with exit code
+    75 (a second one stops at once); SIGUSR2 saves one and goes on.
     """
     given = {name: text for name, text in fields.items() if text is not None}
 
-    def configure() -> Config:
+    def configure() -> tuple[Config, dict[str, str]]:
         config_file, unknown = _config_file(arguments)
-        return load_config(config_file, given | unknown)
+        if resume and config_file:
+            raise UserError(
+                f"--resume goes on with the configuration in {resume}, so drop {config_file}. "
+                "To begin a new run, drop --resume."
+            )
+        options = given | unknown
+        return load_config(
+            RunFolder.open(resume).config if resume else config_file, options
+        ), options
 
     communicator = connect()
-    config = together(communicator, configure)
+    config, changes = together(communicator, configure)
     if num_ranks and communicator.world_size > 1:
         raise SharedError(
             "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
@@ -214,12 +233,21 @@ def train(
         _check_start(config, num_ranks)
         options = [f"{option_name(name)}={text}" for name, text in given.items()]
         where = [f"--results={results}", f"--run-name={run_name}"]
+        where += [f"--resume={resume}"] if resume else []
         start_ranks(num_ranks, ["train", *arguments, *where, *options])
-    from lockstep.train.run import run_training
+    from lockstep.train.requests import Requests, listen
+    from lockstep.train.run import resume_training, run_training
 
-    folder = run_training(config, communicator, results, run_name)
+    requests = Requests()
+    with listen(requests):
+        if resume:
+            run = resume_training(resume, changes, communicator, requests)
+        else:
+            run = run_training(config, communicator, results, run_name, requests)
+    finish = _finish if run.is_done else _tell_of_stop
     # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
-    together(communicator, lambda: _finish(folder.path) if communicator.rank == 0 else None)
+    together(communicator, lambda: finish(run) if communicator.rank == 0 else None)
+    return 0 if run.is_done else RESUMABLE
 
 
 def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str]]:
@@ -252,13 +280,20 @@ def _check_start(config: Config, num_ranks: int) -> None:
     open_dataset(resolve(config, num_ranks)).close()
 
 
-def _finish(path: Path) -> None:
+def _tell_of_stop(run: "Run") -> None:
+    click.echo(
+        f"Stopped after step {run.num_steps}, as asked. Go on with: "
+        f"lockstep train --resume {run.folder.path}"
+    )
+
+
+def _finish(run: "Run") -> None:
     """Draw plots and page, and tell the scores."""
     from lockstep.report.report import report as draw_report
     from lockstep.report.tables import scores_table
-    from lockstep.storage.run_folder import RunFolder, read_json
+    from lockstep.storage.run_folder import read_json
 
-    folder = RunFolder(path)
+    folder = run.folder
     draw_report(folder)
     summary = read_json(folder.summary)
     if summary["stopped_early"]:
@@ -273,7 +308,7 @@ def _finish(path: Path) -> None:
             f"weights of epoch {summary['tested_epoch']}"
         )
     click.echo(f"weights_sha256: {summary['weights_sha256']}")
-    click.echo(f"Run folder: {path} (open {folder.report.name} in a browser)")
+    click.echo(f"Run folder: {folder.path} (open {folder.report.name} in a browser)")
 
 
 # ---------------------------------------------------------------------------------- finished runs
@@ -295,7 +330,6 @@ def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None
     import json
 
     from lockstep.report.tables import scores_table
-    from lockstep.storage.run_folder import RunFolder
     from lockstep.train.run import evaluate_run
 
     communicator = connect()
@@ -338,7 +372,6 @@ def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) 
     _alone()
     from lockstep.data.samples import read_samples
     from lockstep.report.predictions import FORMATS
-    from lockstep.storage.run_folder import RunFolder
     from lockstep.train.run import run_model
 
     model = run_model(RunFolder.open(run))
@@ -350,13 +383,31 @@ def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) 
 
 
 @cli.command()
+@click.argument("run_a", type=_FILE)
+@click.argument("run_b", type=_FILE)
+def compare(run_a: Path, run_b: Path) -> int:
+    """Tell whether two runs have the same bits, and where they first differ.
+
+    Names the first epoch, and with `--trace true` in both trainings the first step, whether it is
+    the data's order, the gradient or the parameters, and what differs in their environments. Ends
+    with exit code 0 for the same bits and 1 for a difference.
+    """
+    _alone()
+    from lockstep.report.compare import compare as compare_runs
+    from lockstep.report.compare import comparison_text
+
+    comparison = compare_runs(RunFolder.open(run_a), RunFolder.open(run_b))
+    click.echo(comparison_text(comparison))
+    return 0 if comparison.is_same else FAILURE
+
+
+@cli.command()
 @click.argument("run", type=_FILE)
 def report(run: Path) -> None:
     """Draw a run's plots and page again."""
     _alone()
     from lockstep.report.report import report as draw_report
     from lockstep.report.report import unreadable_files
-    from lockstep.storage.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     for message in unreadable_files(folder):

@@ -155,9 +155,32 @@ class Training:
             "score, or of the last step."
         ),
     ] = "best"
+    checkpoint_every_steps: Annotated[
+        int,
+        Meta(ge=0, description="Save a checkpoint every so many steps, beside each epoch's end."),
+    ] = 0
+    checkpoint_every_minutes: Annotated[
+        _NotNegative,
+        Meta(description="Save a checkpoint when the last one is so many minutes old; 0: never."),
+    ] = 10.0
     keep_checkpoints: Annotated[
         _Count, Meta(description="Newest checkpoints that are kept, beside the best one.")
     ] = 2
+    replica_check_every: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Compare the ranks' replicas every so many steps, and stop when they "
+            "differ; 0: never.",
+        ),
+    ] = 100
+    trace: Annotated[
+        bool,
+        Meta(
+            description="Write digests of every step's batch, gradient and parameters to the run "
+            "folder, for `lockstep compare`; slow."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +220,8 @@ class FieldInfo:
             return "|".join(self.choices)
         if self.is_list:
             return "whole numbers"
-        return {int: "whole number", float: "number", str: "text"}[self._plain_kind]
+        names = {int: "whole number", float: "number", str: "text", bool: "true|false"}
+        return names[self._plain_kind]
 
     @property
     def _plain_kind(self) -> Any:  # noqa: ANN401 - a type expression

@@ -1,4 +1,8 @@
-"""The errors that a user can mend."""
+"""The errors that a user can mend, and the exit codes."""
+
+# Exit codes: what the user got wrong, what broke, what the user interrupted, and a training that
+# was asked to stop and can be resumed (sysexits' EX_TEMPFAIL: try again).
+USER_ERROR, FAILURE, INTERRUPTED, RESUMABLE = 2, 1, 130, 75
 
 
 class UserError(Exception):

@@ -1,7 +1,9 @@
 """Files that appear under their name complete or not at all."""
 
+import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path that becomes `path` when the block ends well.
 
     The file appears under its name complete or not at all: it is written beside its
-    destination, synced to disk, renamed, and the folder is synced.
+    destination, synced to disk, renamed, and the folder is synced. When anything fails before
+    the renaming, the temporary file is removed and what stood under the name still stands there.
 
     Parameters
     ----------
@@ -22,27 +25,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        An empty file in the same folder, to be written and closed within the block.
+        An empty file in the same folder, to be written and closed within the block. It may be
+        replaced there by another file of that name.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
+        mode = _create(temporary)
         yield temporary
-        # mkstemp makes private files; results are as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        _sync(temporary)
+        # A library that replaces the file may leave it readable to its owner alone.
+        temporary.chmod(mode)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        sync(path.parent)
+    except BaseException:
+        # What went wrong first is what the caller has to know.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when a file's content, or a folder's list of names, is on disk.
+
+    The file may have been written through another descriptor, which is closed by now.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create(path: Path) -> int:
+    """Make an empty file and return its permissions: those of any new file in that folder."""
+    # The system applies the umask. Reading it would mean to set it for all threads.
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)

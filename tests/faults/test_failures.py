@@ -95,7 +95,7 @@ def test_a_diverging_training_stops_and_says_why(program, digits_file):
         *TRAIN, "--data", digits_file, "--optimizer", "sgd", "--learning-rate", "1e20", "-n", "2"
     )
     assert done.returncode == 2
-    assert "the training has diverged" in errors_in(done)[0]
+    assert "The training has diverged" in errors_in(done)[0]
     assert len(errors_in(done)) == 1
     assert "RuntimeWarning" not in done.stderr
 
@@ -106,7 +106,7 @@ def test_diverging_in_the_very_last_step_is_noticed_too(program, digits_file):
         "--epochs", "1", "--global-batch-size", "1500",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "the training has diverged" in done.stderr
+    assert "The training has diverged" in done.stderr
 
 
 def test_too_large_a_network_is_no_traceback(program, digits_file):

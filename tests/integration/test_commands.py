@@ -54,6 +54,7 @@ def test_training_tells_its_course_and_fills_the_run_folder(program, trained):
     )
     assert trained.stderr == ""
     assert files_of(program.folder / "results" / "run") == {
+        ".lock",
         "config.toml", "run.json", "metrics.jsonl", "summary.json", "figures.safetensors",
         "report.html", "checkpoints/latest", "checkpoints/best",
         "checkpoints/step-00000012.safetensors", "checkpoints/step-00000024.safetensors",
@@ -264,7 +265,7 @@ def test_convert_and_inspect(program):
 def test_help_is_there_for_every_command(program):
     told = program("--help").stdout
     commands = re.findall(r"^  (\w+)  +\S", told.split("Commands:")[1], re.MULTILINE)
-    assert commands == ["convert", "evaluate", "inspect", "predict", "report", "train"]
+    assert commands == ["compare", "convert", "evaluate", "inspect", "predict", "report", "train"]
     for command in commands:
         assert len(program(command, "--help").stdout.splitlines()) > 5
 

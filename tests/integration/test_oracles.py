@@ -38,7 +38,8 @@ def train(network, samples, optimizer, options, l2=0.0, clip=0.0, schedule=None)
     layers = network.layers(parameters)
     workspace = Workspace(network, 1, NUM_SAMPLES, np.float64)
     workspace.inputs[0], workspace.labels[0] = samples.x, samples.y
-    update = OPTIMIZERS[optimizer](parameters, network.weight_slices, options).update
+    rule = OPTIMIZERS[optimizer](parameters, network.weight_slices, options)
+    whole = slice(0, parameters.size)
     gradient = np.empty_like(parameters)
     targets = [layer[np.newaxis] for layer in network.layers(gradient)]
     losses = []
@@ -50,8 +51,10 @@ def train(network, samples, optimizer, options, l2=0.0, clip=0.0, schedule=None)
         if clip:
             clip_norm(gradient, clip)
         if l2:
-            add_l2(gradient, parameters, network.weight_slices, l2)
-        update(parameters, gradient, schedule(step) if schedule else LEARNING_RATE, step)
+            add_l2(gradient, whole, parameters, network.weight_slices, l2)
+        learning_rate = schedule(step) if schedule else LEARNING_RATE
+        rule.make_update(gradient, whole, learning_rate, step)
+        rule.apply(parameters, gradient, learning_rate)
     return layers, losses
 
 

@@ -8,13 +8,17 @@ import numpy as np
 from lockstep.arrays import Array
 
 
-def add_l2(gradient: Array, parameters: Array, weight_slices: Sequence[slice], l2: float) -> None:
-    """Add the gradient of the penalty l2 / 2 * (sum of squared weights), in place.
+def add_l2(
+    gradient: Array, where: slice, parameters: Array, weight_slices: Sequence[slice], l2: float
+) -> None:
+    """Add the gradient of the penalty l2 / 2 * (sum of squared weights) to a slice, in place.
 
     Parameters
     ----------
     gradient : ndarray (num_parameters,)
-        Updated in place.
+        Updated in place within `where`.
+    where : slice
+        Which part.
     parameters : ndarray (num_parameters,)
         Of the same step.
     weight_slices : sequence of slice
@@ -27,7 +31,9 @@ def add_l2(gradient: Array, parameters: Array, weight_slices: Sequence[slice], l
     C. M. Bishop, "Pattern Recognition and Machine Learning" (2006), equation 5.112.
     """
     for weights in weight_slices:
-        gradient[weights] += l2 * parameters[weights]
+        part = slice(max(weights.start, where.start), min(weights.stop, where.stop))
+        if part.start < part.stop:
+            gradient[part] += l2 * parameters[part]
 
 
 def clip_norm(gradient: Array, limit: float) -> float:

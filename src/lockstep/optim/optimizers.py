@@ -13,6 +13,10 @@ import numpy as np
 
 from lockstep.arrays import Array
 
+# Elements that go through all operations of an update before the next ones do, so that they
+# stay in the cache.
+_BLOCK_SIZE = 16384
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -28,10 +32,14 @@ class Hyperparameters:
 class Optimizer:
     """Plain stochastic gradient descent, and what all optimizers share.
 
+    A step has two halves. `make_update` turns the gradient into the update, and may do so for
+    any slice, because all of it is element-wise: ranks can share that work. `apply` takes the
+    update to a replica of the parameters.
+
     Parameters
     ----------
     like : ndarray (num_parameters,)
-        An array like the parameters: state and scratch are made after it.
+        An array like the parameters: the state is made after it.
     weight_slices : sequence of slice
         Where the weights lie. Decay applies to them and spares the biases.
     hyperparameters : Hyperparameters
@@ -40,7 +48,7 @@ class Optimizer:
     Attributes
     ----------
     state : dict of str to ndarray (num_parameters,)
-        Updated in place by `update`.
+        Updated in place by `make_update`, where it makes the update.
     """
 
     slots: tuple[str, ...] = ()
@@ -48,28 +56,59 @@ class Optimizer:
     def __init__(
         self, like: Array, weight_slices: Sequence[slice], hyperparameters: Hyperparameters
     ) -> None:
-        self.state = {slot: np.zeros_like(like) for slot in self.slots}
-        self._scratch = np.empty_like(like)
+        # NumPy's zeros take no memory before they are written: a rank that makes a part of the
+        # update only has that part of the state.
+        self.state = {slot: np.zeros(like.shape, like.dtype) for slot in self.slots}
+        self._scratch = np.empty(min(like.size, _BLOCK_SIZE), like.dtype)
         self._weight_slices = weight_slices
         self._hyperparameters = hyperparameters
 
-    def update(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
-        """Update `parameters` in place: p <- p - learning_rate * gradient.
+    def make_update(self, gradient: Array, where: slice, learning_rate: float, step: int) -> None:
+        """Turn a slice of the mean gradient into the update, in place.
 
         Parameters
         ----------
-        parameters : ndarray (num_parameters,)
-            Updated in place.
         gradient : ndarray (num_parameters,)
-            The mean gradient. Read only, for it may be shared with other ranks.
+            Overwritten with the update within `where`; the rest is neither read nor written.
+        where : slice
+            Which part.
         learning_rate : float
             Of this step.
         step : int
             Counted from 0.
         """
-        del step
-        np.multiply(gradient, learning_rate, out=self._scratch)
-        np.subtract(parameters, self._scratch, out=parameters)
+        for start in range(where.start, where.stop, _BLOCK_SIZE):
+            part = slice(start, min(start + _BLOCK_SIZE, where.stop))
+            state = tuple(self.state[slot][part] for slot in self.slots)
+            scratch = self._scratch[: part.stop - part.start]
+            self._make(gradient[part], state, scratch, learning_rate, step)
+
+    def apply(self, parameters: Array, update: Array, learning_rate: float) -> None:
+        """Take the step of one replica, in place: p <- p - update.
+
+        Parameters
+        ----------
+        parameters : ndarray (num_parameters,)
+            Updated in place.
+        update : ndarray (num_parameters,)
+            Whole. Read only, for it may be shared with other ranks.
+        learning_rate : float
+            Of this step.
+        """
+        del learning_rate
+        np.subtract(parameters, update, out=parameters)
+
+    def _make(
+        self,
+        gradient: Array,
+        state: tuple[Array, ...],
+        scratch: Array,
+        learning_rate: float,
+        step: int,
+    ) -> None:
+        """Turn a block of the gradient into learning_rate * gradient."""
+        del state, scratch, step
+        np.multiply(gradient, learning_rate, out=gradient)
 
 
 class Momentum(Optimizer):
@@ -85,13 +124,20 @@ class Momentum(Optimizer):
 
     slots = ("velocity",)
 
-    def update(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
-        """Update `parameters` in place; see `Optimizer.update`."""
-        self._accelerate(gradient)
-        super().update(parameters, self.state["velocity"], learning_rate, step)
+    def _make(
+        self,
+        gradient: Array,
+        state: tuple[Array, ...],
+        scratch: Array,
+        learning_rate: float,
+        step: int,
+    ) -> None:
+        del scratch, step
+        (velocity,) = state
+        self._accelerate(velocity, gradient)
+        np.multiply(velocity, learning_rate, out=gradient)
 
-    def _accelerate(self, gradient: Array) -> None:
-        velocity = self.state["velocity"]
+    def _accelerate(self, velocity: Array, gradient: Array) -> None:
         np.multiply(velocity, self._hyperparameters.momentum, out=velocity)
         np.add(velocity, gradient, out=velocity)
 
@@ -106,14 +152,20 @@ class Nesterov(Momentum):
     networks" (2012), equation 7), where the rate is constant.
     """
 
-    def update(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
-        """Update `parameters` in place; see `Optimizer.update`."""
+    def _make(
+        self,
+        gradient: Array,
+        state: tuple[Array, ...],
+        scratch: Array,
+        learning_rate: float,
+        step: int,
+    ) -> None:
         del step
-        self._accelerate(gradient)
-        np.multiply(self.state["velocity"], self._hyperparameters.momentum, out=self._scratch)
-        np.add(self._scratch, gradient, out=self._scratch)
-        np.multiply(self._scratch, learning_rate, out=self._scratch)
-        np.subtract(parameters, self._scratch, out=parameters)
+        (velocity,) = state
+        self._accelerate(velocity, gradient)
+        np.multiply(velocity, self._hyperparameters.momentum, out=scratch)
+        np.add(scratch, gradient, out=gradient)
+        np.multiply(gradient, learning_rate, out=gradient)
 
 
 class Adam(Optimizer):
@@ -126,11 +178,16 @@ class Adam(Optimizer):
 
     slots = ("first_moment", "second_moment")
 
-    def update(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
-        """Update `parameters` in place; see `Optimizer.update`."""
+    def _make(
+        self,
+        gradient: Array,
+        state: tuple[Array, ...],
+        scratch: Array,
+        learning_rate: float,
+        step: int,
+    ) -> None:
         beta1, beta2 = self._hyperparameters.beta1, self._hyperparameters.beta2
-        first, second = self.state["first_moment"], self.state["second_moment"]
-        scratch = self._scratch
+        first, second = state
 
         np.multiply(gradient, 1.0 - beta1, out=scratch)
         np.multiply(first, beta1, out=first)
@@ -146,9 +203,8 @@ class Adam(Optimizer):
         np.sqrt(second, out=scratch)
         np.multiply(scratch, 1.0 / math.sqrt(correction2), out=scratch)
         np.add(scratch, self._hyperparameters.epsilon, out=scratch)
-        np.divide(first, scratch, out=scratch)
-        np.multiply(scratch, learning_rate / correction1, out=scratch)
-        np.subtract(parameters, scratch, out=parameters)
+        np.divide(first, scratch, out=gradient)
+        np.multiply(gradient, learning_rate / correction1, out=gradient)
 
 
 class AdamW(Adam):
@@ -160,12 +216,12 @@ class AdamW(Adam):
     as in PyTorch, the base learning rate multiplies the decay too, and biases are spared.
     """
 
-    def update(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
-        """Update `parameters` in place; see `Optimizer.update`."""
+    def apply(self, parameters: Array, update: Array, learning_rate: float) -> None:
+        """Let the weights decay, then take the step; see `Optimizer.apply`."""
         keep = 1.0 - learning_rate * self._hyperparameters.weight_decay
         for weights in self._weight_slices:
             np.multiply(parameters[weights], keep, out=parameters[weights])
-        super().update(parameters, gradient, learning_rate, step)
+        super().apply(parameters, update, learning_rate)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

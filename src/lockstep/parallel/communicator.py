@@ -1,6 +1,6 @@
 """What the rest of Lockstep knows of the other ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from numpy.typing import DTypeLike
@@ -11,25 +11,49 @@ from lockstep.arrays import Array
 class Reduction(Protocol):
     """Adds the gradients of all virtual ranks.
 
-    For every step: write a parameter group's gradients to its entry of `leaves`, call `add`,
-    and when all groups are added, `total`.
+    For every step: write a parameter group's gradients to its entry of `leaves` and call `add`;
+    when all groups are added, `reduce_scatter`, change the rank's own parts of what it returns,
+    and `all_gather`. Ranks that each add up their own parts, rather than all of the vector, can
+    so share the optimizer's work as well.
+
+    References
+    ----------
+    S. Rajbhandari, J. Rasley, O. Ruwase, Y. He, "ZeRO: Memory Optimizations Toward Training
+    Trillion Parameter Models", SC20 (2020), stage 1.
     """
+
+    @property
+    def name(self) -> str:
+        """How it is carried out, in a few words."""
+
+    @property
+    def own(self) -> Sequence[slice]:
+        """The parts of the vector that this rank adds up; together, all ranks' cover it."""
 
     @property
     def leaves(self) -> Sequence[Array]:
         """Per parameter group (block size, *shape): where this step's gradients are written.
 
-        Groups may share memory, and the entries change after each call of `total`.
+        Groups may share memory.
         """
 
     def add(self, group: int) -> None:
         """Take a parameter group's leaves, which are complete; they may be overwritten."""
 
-    def total(self) -> Array:
-        """Return the sum over all virtual ranks, (num_parameters,), the same on every rank.
+    def reduce_scatter(self) -> Array:
+        """Return the sum over all virtual ranks, (num_parameters,), complete in `own` only.
 
-        Read only, and valid until gradients are written again. Every rank must call it.
+        The rank may write to its own parts. Every rank must call it.
         """
+
+    def all_gather(self) -> Array:
+        """Return the whole vector, (num_parameters,), the same on every rank.
+
+        Read only, and valid until `reduce_scatter` is called again. Every rank must call it.
+        """
+
+    def close(self) -> None:
+        """Give back what is shared with other ranks. Every rank must call it."""
 
 
 class Communicator(Protocol):
@@ -59,6 +83,15 @@ class Communicator(Protocol):
             Equal in shape and type on all ranks, apart from `num_rows`.
         """
 
+    def gather_to_root(self, values: Array) -> list[Array]:
+        """Return every rank's values, in rank order, on the root; nothing elsewhere.
+
+        Parameters
+        ----------
+        values : ndarray (num_values,)
+            Equal in type on all ranks; their number may differ.
+        """
+
     def sum_counts(self, counts: Array) -> Array:
         """Return the sum of integer arrays over all ranks, on every rank."""
 
@@ -71,8 +104,9 @@ class Communicator(Protocol):
         num_virtual_ranks: int,
         shapes: Sequence[tuple[int, ...]],
         dtype: DTypeLike,
+        rehearse: Callable[[Reduction], None],
     ) -> Reduction:
-        """Return what adds up gradients.
+        """Return what adds up gradients: tested, and the fastest where there is a choice.
 
         Parameters
         ----------
@@ -85,4 +119,17 @@ class Communicator(Protocol):
             Of the parameter groups.
         dtype : dtype
             float32 or float64.
+        rehearse : callable
+            Does with a reduction what a training step does, so that its time can be taken.
+
+        Raises
+        ------
+        SharedError
+            When the sum of known numbers comes out wrong.
         """
+
+    def first_ranks(self, num_ranks: int) -> "Communicator | None":
+        """Return a communicator of the first so many ranks; None for those not among them."""
+
+    def meet(self) -> None:
+        """Wait for all ranks, without keeping a core busy."""

@@ -1,21 +1,35 @@
 """The communicator of MPI ranks. Only this module imports mpi4py."""
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from shutil import disk_usage
+from typing import cast
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
+from lockstep.parallel.choice import fastest, self_test
 from lockstep.parallel.communicator import Reduction
+from lockstep.parallel.exchange import AllToAll, Direct, Exchange, HalvingDoubling, Request
+from lockstep.parallel.library import LibraryReduction
+from lockstep.parallel.ordered import Memory, OrderedReduction, OwnMemory, Place
+from lockstep.parallel.single import LocalReduction
 from lockstep.parallel.subtotals import Subtotals
-from lockstep.parallel.tree import Node, additions, block, covering_nodes
+from lockstep.parallel.tree import block
 
 # Where Linux keeps it. A window that doesn't fit would end the job with a bus error.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
+# Vectors up to this size are worth trying to send whole.
+_SMALL_BYTES = 1_000_000
+# How long a rank that has nothing to do sleeps between two looks at the others.
+_REST_S = 0.01
 
 
 class MPIRanks:
@@ -27,8 +41,9 @@ class MPIRanks:
         Its ranks; by default all of them.
     """
 
-    def __init__(self, comm: MPI.Intracomm = MPI.COMM_WORLD) -> None:
+    def __init__(self, comm: MPI.Comm = MPI.COMM_WORLD) -> None:
         self._comm = comm
+        self._groups: dict[int, MPIRanks | None] = {}
         self.rank = comm.Get_rank()
         self.world_size = comm.Get_size()
         self.library: str | None = " ".join(
@@ -44,6 +59,16 @@ class MPIRanks:
         self._comm.Allgatherv(rows, (gathered, num_rows * prod(rows.shape[1:])))
         return gathered
 
+    def gather_to_root(self, values: Array) -> list[Array]:
+        """Gather values by Gatherv."""
+        lengths = self.gather_rows(np.array([len(values)], np.int64))
+        if self.rank != 0:
+            self._comm.Gatherv(values, None)
+            return []
+        gathered = np.empty(lengths.sum(), values.dtype)
+        self._comm.Gatherv(values, (gathered, lengths))
+        return np.split(gathered, np.cumsum(lengths)[:-1])
+
     def sum_counts(self, counts: Array) -> Array:
         """Add integers by Allreduce: integer sums are exact in any order."""
         total = np.empty_like(counts)
@@ -57,194 +82,248 @@ class MPIRanks:
         joined = self.gather_rows(encoded)
         return [part.tobytes().decode() for part in np.split(joined, np.cumsum(lengths)[:-1])]
 
+    def first_ranks(self, num_ranks: int) -> "MPIRanks | None":
+        """Split the communicator, once for each number of ranks."""
+        if num_ranks not in self._groups:
+            is_member = self.rank < num_ranks
+            comm = self._comm.Split(0 if is_member else MPI.UNDEFINED, self.rank)
+            self._groups[num_ranks] = MPIRanks(comm) if is_member else None
+        return self._groups[num_ranks]
+
+    def meet(self) -> None:
+        """Wait for all ranks, asleep most of the time."""
+        request = self._comm.Ibarrier()
+        while not request.Test():
+            time.sleep(_REST_S)
+
     def reduction(
         self,
         kind: str,
         num_virtual_ranks: int,
         shapes: Sequence[tuple[int, ...]],
         dtype: DTypeLike,
+        rehearse: Callable[[Reduction], None],
     ) -> Reduction:
-        """Choose by topology: a shared window within one node, messages between nodes.
-
-        Messages too where the window would not fit into shared memory.
-        """
+        """Choose by topology, and by measurement where messages have to be sent."""
+        if self.world_size == 1:
+            return LocalReduction(num_virtual_ranks, shapes, dtype)
         own = block(self.rank, self.world_size, num_virtual_ranks)
         subtotals = Subtotals(own, num_virtual_ranks, shapes, dtype)
-        if kind == "mpi":
-            return LibraryReduction(self._comm, subtotals)
-        nodes_by_rank = [
-            covering_nodes(block(rank, self.world_size, num_virtual_ranks), num_virtual_ranks)
-            for rank in range(self.world_size)
-        ]
-        num_rows = sum(map(len, nodes_by_rank))
-        window_bytes = 2 * num_rows * subtotals.num_parameters * subtotals.dtype.itemsize
-        if self._on_one_node() and self._have_room(window_bytes):
-            return WindowReduction(self._comm, subtotals, nodes_by_rank)
-        return ExchangeReduction(self._comm, subtotals, nodes_by_rank)
+        is_ordered = kind == "ordered"
+        candidates = self.ordered_ways(subtotals) if is_ordered else self.library_ways(subtotals)
+        reduction = fastest(candidates, self, rehearse)
+        self_test(reduction, self, num_virtual_ranks, in_order=is_ordered)
+        return reduction
 
     def abort(self, exit_code: int) -> None:
         """End all ranks by MPI_Abort."""
         self._comm.Abort(exit_code)
 
-    def _have_room(self, num_bytes: int) -> bool:
-        """Whether all ranks see that much free shared memory; containers often have little."""
-        free = disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else num_bytes
-        least = np.array([free], np.int64)
-        self._comm.Allreduce(MPI.IN_PLACE, least, op=MPI.MIN)
-        return bool(least[0] >= num_bytes)
+    def library_ways(self, subtotals: Subtotals) -> list[Callable[[], Reduction]]:
+        messages = Messages(self._comm)
+        return [
+            partial(LibraryReduction, name, messages, subtotals, by_group=by_group)
+            for name, by_group in [
+                ("MPI_Allreduce of the whole vector", False),
+                ("MPI_Iallreduce layer by layer", True),
+            ]
+        ]
 
-    def _on_one_node(self) -> bool:
-        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        neighbours = np.array([node.Get_size()], np.int64)
-        node.Free()
-        # The smallest node decides, so that all ranks choose alike.
-        self._comm.Allreduce(MPI.IN_PLACE, neighbours, op=MPI.MIN)
-        return bool(neighbours[0] == self.world_size)
+    def ordered_ways(self, subtotals: Subtotals) -> list[Callable[[], Reduction]]:
+        """Return what may be the fastest on these nodes; every one of them gives the same bits."""
+        nodes = self._nodes
+        if nodes.comm is None or not self._have_room(nodes.place(subtotals), subtotals):
+            # Without room for a window, every rank is a node of its own.
+            nodes = self._single_ranks
+        place = nodes.place(subtotals)
+        where, ends = (
+            ("shared memory", "nodes") if nodes.comm is not None else ("own memory", "ranks")
+        )
+        if len(place.blocks_by_node) == 1:
+            return [partial(self._make, where, subtotals, nodes, None)]
+        return [
+            partial(self._make, f"{where}, {way} between {ends}", subtotals, nodes, exchange)
+            for way, exchange in _ways_to_exchange(place, subtotals).items()
+        ]
+
+    @staticmethod
+    def _make(
+        name: str, subtotals: Subtotals, nodes: "_Nodes", exchange: "_Way | None"
+    ) -> Reduction:
+        place = nodes.place(subtotals)
+        shape = len(place.row_nodes) + 1, subtotals.num_parameters
+        memory: Memory
+        if nodes.comm is None:
+            memory = OwnMemory(*shape, subtotals.dtype)
+        else:
+            memory = SharedMemory(nodes.comm, *shape, subtotals.dtype)
+        make_exchange = partial(exchange, nodes.across) if exchange and nodes.across else None
+        return OrderedReduction(name, subtotals, place, memory, make_exchange)
+
+    def _have_room(self, place: Place, subtotals: Subtotals) -> bool:
+        """Whether all nodes have that much free shared memory; containers often have little."""
+        row_bytes = subtotals.num_parameters * subtotals.dtype.itemsize
+        needed = (len(place.row_nodes) + 1) * row_bytes
+        has_room = not _SHARED_MEMORY.is_dir() or disk_usage(_SHARED_MEMORY).free >= needed
+        return bool(self.sum_counts(np.array([has_room], np.int64))[0] == self.world_size)
+
+    def split_by_node(self) -> MPI.Intracomm:
+        return cast("MPI.Intracomm", self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
+
+    @cached_property
+    def _nodes(self) -> "_Nodes":
+        """The ranks by the memory that they share."""
+        comm = self.split_by_node()
+        first = np.array([self.rank], np.int64)
+        comm.Bcast(first)
+        firsts = self.gather_rows(first)
+        ranks_by_node = [np.flatnonzero(firsts == one).tolist() for one in np.unique(firsts)]
+        return self._arrange(ranks_by_node, comm)
+
+    @cached_property
+    def _single_ranks(self) -> "_Nodes":
+        """The ranks, as if none of them shared memory."""
+        return self._arrange([[rank] for rank in range(self.world_size)], None)
+
+    def _arrange(self, ranks_by_node: list[list[int]], comm: MPI.Intracomm | None) -> "_Nodes":
+        node = next(n for n, ranks in enumerate(ranks_by_node) if self.rank in ranks)
+        local_rank = ranks_by_node[node].index(self.rank)
+        num_parts = min(map(len, ranks_by_node))
+        across = None
+        if len(ranks_by_node) > 1:
+            # Those that have the same part of the vector on each node.
+            color = local_rank if local_rank < num_parts else MPI.UNDEFINED
+            column = self._comm.Split(color, node)
+            across = Messages(column) if column != MPI.COMM_NULL else None
+        is_shared = comm is not None and max(map(len, ranks_by_node)) > 1
+        return _Nodes(ranks_by_node, node, local_rank, comm if is_shared else None, across)
 
 
-class WindowReduction:
-    """The ordered sum of ranks that share memory; see `Reduction`.
+class Messages:
+    """Messages between the ranks of an MPI communicator; see `Peers` and `AllReduce`.
 
-    All ranks write their subtotals into one MPI shared-memory window. Then each adds its own
-    slice of all of them in tree order, in place, and all read the sum from the first row.
-
-    There are two windows in turn, because a rank may still read the last step's sum while a
-    faster one writes its next gradients. It can't be two steps behind: both have to meet in
-    `total` in between.
-
-    References
-    ----------
-    T. Hoefler et al., "MPI + MPI: a new hybrid approach to parallel programming with MPI plus
-    shared memory", Computing 95 (2013).
+    All of them are non-blocking, and whoever waits lets others have the core: with more ranks
+    than cores, a rank that polled without a pause would only keep the others from arriving.
     """
 
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+        self.rank = comm.Get_rank()
+        self.world_size = comm.Get_size()
+
+    def start_all_to_all(
+        self, packed: Array, counts: Array, received: Array, received_counts: Array
+    ) -> Request:
+        """Start an Ialltoallv."""
+        return self._comm.Ialltoallv((packed, counts), (received, received_counts))
+
+    def start_all_gather(self, total: Array, counts: Array) -> Request:
+        """Start an Iallgatherv, in place."""
+        return self._comm.Iallgatherv(MPI.IN_PLACE, (total, counts))
+
+    def start_all_reduce(self, values: Array) -> Request:
+        """Start an Iallreduce, in place."""
+        return self._comm.Iallreduce(MPI.IN_PLACE, values)
+
+    def start_send(self, peer: int, values: Array) -> Request:
+        """Start an Isend."""
+        return self._comm.Isend(values, peer)
+
+    def start_receive(self, peer: int, values: Array) -> Request:
+        """Start an Irecv."""
+        return self._comm.Irecv(values, peer)
+
+    def wait(self, requests: Sequence[Request]) -> None:
+        """Test until all are done."""
+        for request in requests:
+            while not request.Test():
+                os.sched_yield()
+
+
+class SharedMemory:
+    """An MPI shared-memory window of the ranks of one node; see `Memory`."""
+
     def __init__(
-        self, comm: MPI.Intracomm, subtotals: Subtotals, nodes_by_rank: Sequence[list[Node]]
+        self, comm: MPI.Intracomm, num_rows: int, length: int, dtype: np.dtype[np.generic]
     ) -> None:
         self._comm = comm
-        self._subtotals = subtotals
-        self._additions, num_rows = _additions_over(nodes_by_rank)
-        first_row = sum(len(nodes) for nodes in nodes_by_rank[: comm.Get_rank()])
-        own_rows = slice(first_row, first_row + len(subtotals.nodes))
-        self._columns = _slices(subtotals.num_parameters, comm.Get_size())[comm.Get_rank()]
-        self._windows = [self._allocate((num_rows, subtotals.num_parameters)) for _ in range(2)]
-        self._rows = [rows for _, rows in self._windows]
-        self._own = [rows[own_rows] for rows in self._rows]
-        self._leaves = [subtotals.leaves(own) for own in self._own]
-        self._turn = 0
-
-    def _allocate(self, shape: tuple[int, int]) -> tuple[MPI.Win, Array]:
-        dtype = self._subtotals.dtype
-        num_bytes = prod(shape) * dtype.itemsize
-        is_first = self._comm.Get_rank() == 0
-        window = MPI.Win.Allocate_shared(
-            num_bytes if is_first else 0, dtype.itemsize, comm=self._comm
+        num_bytes = num_rows * length * dtype.itemsize
+        is_first = comm.Get_rank() == 0
+        self._window = MPI.Win.Allocate_shared(
+            num_bytes if is_first else 0, dtype.itemsize, comm=comm
         )
-        # One passive epoch for the window's whole life; order comes from Sync and Barrier.
-        window.Lock_all()
-        memory, _ = window.Shared_query(0)
+        # One passive epoch for the window's whole life; order comes from Sync and the barrier.
+        self._window.Lock_all()
+        memory, _ = self._window.Shared_query(0)
         # mpi4py's buffer has the buffer protocol, but its type stub can't say so before 3.12.
-        return window, np.ndarray(shape, dtype, buffer=memory)  # type: ignore[arg-type]
+        self.rows: Array = np.ndarray((num_rows, length), dtype, buffer=memory)  # type: ignore[arg-type]
 
-    @property
-    def leaves(self) -> Sequence[Array]:
-        """Where this step's gradients are written."""
-        return self._leaves[self._turn]
+    def meet(self) -> None:
+        """Pass a barrier, giving way to others while waiting."""
+        self._window.Sync()
+        barrier = self._comm.Ibarrier()
+        while not barrier.Test():
+            os.sched_yield()
+        self._window.Sync()
 
-    def add(self, group: int) -> None:
-        """Add up one parameter group of the rank's own virtual ranks."""
-        self._subtotals.add(group, self.leaves[group], self._own[self._turn])
-
-    def total(self) -> Array:
-        """Return the sum, in shared memory."""
-        window, rows = self._windows[self._turn]
-        self._meet(window)
-        for i, j in self._additions:
-            np.add(rows[i, self._columns], rows[j, self._columns], out=rows[i, self._columns])
-        self._meet(window)
-        self._turn = 1 - self._turn
-        total: Array = rows[0]
-        return total
-
-    def _meet(self, window: MPI.Win) -> None:
-        window.Sync()
-        self._comm.Barrier()
-        window.Sync()
+    def free(self) -> None:
+        """Free the window."""
+        self._window.Unlock_all()
+        self._window.Free()
 
 
-class ExchangeReduction:
-    """The ordered sum of ranks on several nodes; see `Reduction`.
+@dataclass(frozen=True)
+class _Nodes:
+    """The nodes of the cluster, or each rank as a node of its own.
 
-    Each rank sends every other one that rank's slice of its subtotals, adds its own slice of
-    all of them in tree order, and the sums are gathered: as many bytes as a reduce-scatter and
-    an all-gather, for any number of ranks.
+    `comm` holds the ranks that share memory with this one, if any node has several, and `across`
+    those that have the same part of the vector on the other nodes, if there are any.
     """
 
-    def __init__(
-        self, comm: MPI.Intracomm, subtotals: Subtotals, nodes_by_rank: Sequence[list[Node]]
-    ) -> None:
-        self._comm = comm
-        self._subtotals = subtotals
-        self._additions, num_rows = _additions_over(nodes_by_rank)
-        self._slices = _slices(subtotals.num_parameters, comm.Get_size())
-        lengths = np.array([where.stop - where.start for where in self._slices])
-        rows_by_rank = np.array([len(nodes) for nodes in nodes_by_rank])
-        own_length = lengths[comm.Get_rank()]
-        self._totals = np.empty((len(subtotals.nodes), subtotals.num_parameters), subtotals.dtype)
-        self._packed = np.empty(self._totals.size, subtotals.dtype)
-        self._received = np.empty((num_rows, own_length), subtotals.dtype)
-        self._sum = np.empty(subtotals.num_parameters, subtotals.dtype)
-        self._send_counts = lengths * len(subtotals.nodes)
-        self._receive_counts = rows_by_rank * own_length
-        self._gather_counts = lengths
-        self.leaves = subtotals.leaves(self._totals)
+    ranks_by_node: list[list[int]]
+    node: int
+    local_rank: int
+    comm: MPI.Intracomm | None
+    across: Messages | None
 
-    def add(self, group: int) -> None:
-        """Add up one parameter group of the rank's own virtual ranks."""
-        self._subtotals.add(group, self.leaves[group], self._totals)
-
-    def total(self) -> Array:
-        """Return the sum."""
-        np.concatenate([self._totals[:, where].ravel() for where in self._slices], out=self._packed)
-        self._comm.Alltoallv(
-            (self._packed, self._send_counts), (self._received, self._receive_counts)
-        )
-        for i, j in self._additions:
-            np.add(self._received[i], self._received[j], out=self._received[i])
-        self._comm.Allgatherv(self._received[0], (self._sum, self._gather_counts))
-        return self._sum
+    def place(self, subtotals: Subtotals) -> Place:
+        """Return where this rank stands in a sum."""
+        world_size = sum(map(len, self.ranks_by_node))
+        num_virtual_ranks = subtotals.num_virtual_ranks
+        blocks = [
+            [block(rank, world_size, num_virtual_ranks) for rank in ranks]
+            for ranks in self.ranks_by_node
+        ]
+        return Place(blocks, self.node, self.local_rank, num_virtual_ranks)
 
 
-class LibraryReduction:
-    """The MPI library's own sum over the ranks; see `Reduction`.
-
-    Equal on all ranks and up to rounding the same for any number of them, but not bit for bit.
-    """
-
-    def __init__(self, comm: MPI.Intracomm, subtotals: Subtotals) -> None:
-        self._comm = comm
-        self._subtotals = subtotals
-        self._totals = np.empty((len(subtotals.nodes), subtotals.num_parameters), subtotals.dtype)
-        self.leaves = subtotals.leaves(self._totals)
-
-    def add(self, group: int) -> None:
-        """Add up one parameter group of the rank's own virtual ranks."""
-        self._subtotals.add(group, self.leaves[group], self._totals)
-
-    def total(self) -> Array:
-        """Return the sum."""
-        own: Array = self._totals[0]
-        for other in self._totals[1:]:
-            np.add(own, other, out=own)
-        self._comm.Allreduce(MPI.IN_PLACE, own)
-        return own
+# Makes an exchange from its peers, the rows and the total.
+_Way = Callable[[Messages, Sequence[Array], Array], Exchange]
 
 
-def _additions_over(nodes_by_rank: Sequence[list[Node]]) -> tuple[list[tuple[int, int]], int]:
-    """Return the additions of all ranks' subtotals, a row each in rank order, and their number."""
-    nodes = [node for nodes in nodes_by_rank for node in nodes]
-    return additions(Node(0, nodes[-1].stop), nodes), len(nodes)
+def _ways_to_exchange(place: Place, subtotals: Subtotals) -> dict[str, _Way]:
+    """Return the ways between nodes that may be the fastest for this vector."""
+    nodes_by_node = place.nodes_by_node
 
+    def all_to_all(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
+        return AllToAll(peers, nodes_by_node, rows, total, [slice(0, total.size)])
 
-def _slices(length: int, parts: int) -> list[slice]:
-    return [slice(length * part // parts, length * (part + 1) // parts) for part in range(parts)]
+    def by_layer(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
+        return AllToAll(peers, nodes_by_node, rows, total, subtotals.slices)
+
+    def halving(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
+        return HalvingDoubling(peers, nodes_by_node, rows, total)
+
+    def direct(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
+        return Direct(peers, nodes_by_node, rows, total)
+
+    ways: dict[str, _Way] = {"all-to-all": all_to_all}
+    if place.num_parts == 1 and max(map(len, place.blocks_by_node)) == 1:
+        # Ranks that share memory have to meet first, so nothing can be sent before the end.
+        ways["all-to-all layer by layer"] = by_layer
+    if HalvingDoubling.fits(nodes_by_node):
+        ways["halving and doubling"] = halving
+    row_bytes = subtotals.num_parameters // place.num_parts * subtotals.dtype.itemsize
+    if sum(map(len, nodes_by_node)) * row_bytes <= _SMALL_BYTES:
+        ways["direct"] = direct
+    return ways

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
-from lockstep.parallel.tree import Node, additions, covering_nodes
+from lockstep.parallel.tree import add_rows, additions, covering_nodes, single_leaves
 
 
 class Subtotals:
@@ -40,13 +40,16 @@ class Subtotals:
     ) -> None:
         self.nodes = covering_nodes(virtual_ranks, num_virtual_ranks)
         self.dtype = np.dtype(dtype)
+        self.num_virtual_ranks = num_virtual_ranks
         self._shapes = shapes
         ends = list(accumulate(map(prod, shapes)))
-        self._slices = [slice(start, end) for start, end in pairwise([0, *ends])]
+        self.slices = [slice(start, end) for start, end in pairwise([0, *ends])]
         self.num_parameters = ends[-1]
         self._num_leaves = len(virtual_ranks)
         self._first_leaf = virtual_ranks.start
-        self._additions = [self._additions_within(node) for node in self.nodes]
+        self._additions = [
+            additions(node, single_leaves(range(node.start, node.stop))) for node in self.nodes
+        ]
         if self._num_leaves > 1:
             self._buffer = np.empty(self._num_leaves * max(map(prod, shapes)), dtype)
 
@@ -66,7 +69,7 @@ class Subtotals:
         if self._num_leaves == 1:
             return [
                 totals[:, where].reshape(1, *shape)
-                for where, shape in zip(self._slices, self._shapes, strict=True)
+                for where, shape in zip(self.slices, self._shapes, strict=True)
             ]
         return [
             self._buffer[: self._num_leaves * prod(shape)].reshape(self._num_leaves, *shape)
@@ -90,14 +93,4 @@ class Subtotals:
         rows = leaves.reshape(self._num_leaves, -1)
         for node, pairs, total in zip(self.nodes, self._additions, totals, strict=True):
             own = rows[node.start - self._first_leaf : node.stop - self._first_leaf]
-            if not pairs:
-                total[self._slices[group]] = own[0]
-                continue
-            *inner, (i, j) = pairs
-            for left, right in inner:
-                np.add(own[left], own[right], out=own[left])
-            np.add(own[i], own[j], out=total[self._slices[group]])
-
-    @staticmethod
-    def _additions_within(node: Node) -> list[tuple[int, int]]:
-        return additions(node, [Node(leaf, leaf + 1) for leaf in range(node.start, node.stop)])
+            add_rows(own, pairs, total[self.slices[group]])

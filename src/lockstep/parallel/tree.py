@@ -11,6 +11,7 @@ The shape is that of Merkle trees over a log: B. Laurie, A. Langley, E. Kasper, 
 Transparency", RFC 6962 (2013), section 2.1.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,16 +46,19 @@ def block(rank: int, world_size: int, virtual_ranks: int) -> range:
     )
 
 
-def covering_nodes(leaves: range, virtual_ranks: int) -> list[Node]:
+def covering_nodes(leaves: Iterable[int], virtual_ranks: int) -> list[Node]:
     """Return the largest nodes of the tree over [0, virtual_ranks) that make up `leaves`.
 
-    They are what a rank can add on its own. There are at most 2 log2(virtual_ranks) of them.
+    They are what a rank, or the ranks of one node of the cluster, can add on their own. Of a
+    contiguous block there are at most 2 log2(virtual_ranks).
     """
+    held = set(leaves)
 
     def within(node: Node) -> list[Node]:
-        if node.stop <= leaves.start or leaves.stop <= node.start:
+        num_held = len(held.intersection(range(node.start, node.stop)))
+        if num_held == 0:
             return []
-        if leaves.start <= node.start and node.stop <= leaves.stop:
+        if num_held == node.size:
             return [node]
         left, right = node.children
         return within(left) + within(right)
@@ -70,13 +74,13 @@ def additions(root: Node, summands: list[Node]) -> list[tuple[int, int]]:
     root : Node
         What is wanted.
     summands : list of Node
-        Nodes that make up `root`, in order; leaves or whole subtrees.
+        Nodes that make up `root`, leaves or whole subtrees. Others among them are left alone.
 
     Returns
     -------
     list of (int, int)
-        Each pair (i, j) says: add summand j to summand i, in place. The sum ends up in
-        summand 0.
+        Each pair (i, j) says: add summand j to summand i, in place. The sum ends up in the
+        first one of the last pair, which is the leftmost.
     """
     position = {node: index for index, node in enumerate(summands)}
     pairs = []
@@ -92,6 +96,32 @@ def additions(root: Node, summands: list[Node]) -> list[tuple[int, int]]:
     return pairs
 
 
+def single_leaves(leaves: range) -> list[Node]:
+    """Return the leaves as nodes."""
+    return [Node(leaf, leaf + 1) for leaf in leaves]
+
+
+def add_rows(rows: Sequence[Array] | Array, pairs: Sequence[tuple[int, int]], out: Array) -> None:
+    """Carry out `additions` on rows, which are overwritten, and write the sum to `out`.
+
+    Parameters
+    ----------
+    rows : sequence of ndarray (length,)
+        The summands.
+    pairs : sequence of (int, int)
+        As `additions` gives them. Without any, the sum is the only row.
+    out : ndarray (length,)
+        May be the row in which the sum ends up.
+    """
+    if not pairs:
+        np.copyto(out, rows[0])
+        return
+    *inner, (i, j) = pairs
+    for left, right in inner:
+        np.add(rows[left], rows[right], out=rows[left])
+    np.add(rows[i], rows[j], out=out)
+
+
 def tree_sum(leaves: Array) -> Array:
     """Add up along the first axis in the order of the canonical tree.
 
@@ -105,9 +135,8 @@ def tree_sum(leaves: Array) -> Array:
     ndarray (...)
         The sum.
     """
-    partial = np.array(leaves)
     root = Node(0, len(leaves))
-    for i, j in additions(root, [Node(leaf, leaf + 1) for leaf in range(root.stop)]):
-        partial[i] += partial[j]
-    total: Array = partial[0]
-    return total
+    rows = np.array(leaves).reshape(len(leaves), -1)
+    total = np.empty(rows.shape[1], rows.dtype)
+    add_rows(rows, additions(root, single_leaves(range(root.stop))), total)
+    return total.reshape(leaves.shape[1:])

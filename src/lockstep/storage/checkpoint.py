@@ -1,8 +1,10 @@
 """Checkpoints: one safetensors file each, complete or absent, with a digest of its content."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,17 @@ from safetensors import SafetensorError, safe_open
 
 from lockstep.arrays import Array
 from lockstep.errors import UserError
+from lockstep.files import sync
 from lockstep.storage.run_folder import write_safetensors, write_text
 
 _FORMAT = "lockstep-checkpoint"
 _FORMAT_VERSION = 1
+# Of a save that was killed: ours, and what the safetensors library writes before it renames.
+_STALE = (".step-*.tmp", ".latest*.tmp", ".best*.tmp", ".tmp??????")
+
+
+class NewerCheckpointError(UserError):
+    """A later version of Lockstep wrote the checkpoint, which is not damaged."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,18 @@ class CheckpointStore:
 
     The text files `latest` and `best` name one of them each.
 
+    A save can be cut off anywhere, by a kill, a full disk or a power failure, and leaves the
+    checkpoint before it or the new one, whole. Each file is written under a temporary name in the
+    same folder, synced to disk, renamed, and then the folder is synced. The checkpoint comes
+    first, then `latest`, then `best`; only when all three are on disk, old checkpoints go.
+    What a cut leaves behind, a temporary file or a pointer that lags behind, `newest` mends.
+
     Parameters
     ----------
     folder : Path
         Made with the first checkpoint.
     keep : int
-        How many of the newest are kept; the best one always is.
+        How many of the newest are kept, at least 1; the best one always is.
     """
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
@@ -57,7 +72,8 @@ class CheckpointStore:
         Parameters
         ----------
         checkpoint : Checkpoint
-            What to write.
+            What to write. If its facts have `best_step`, the checkpoint of that step is the best
+            one, whatever `best` says.
         is_best : bool
             Whether it has the best validation score so far.
 
@@ -65,10 +81,15 @@ class CheckpointStore:
         -------
         Path
             The new file.
+
+        Raises
+        ------
+        OSError
+            When it can't be written. The checkpoints before it are still there.
         """
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"step-{checkpoint.facts['step']:08}.safetensors"
-        arrays = {name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}
+        self._make_folder()
+        path = self._path_of(checkpoint.facts["step"])
+        arrays = {name: _storable(array) for name, array in checkpoint.arrays.items()}
         facts = json.dumps(checkpoint.facts, allow_nan=False)
         header = {
             "format": _FORMAT,
@@ -77,10 +98,12 @@ class CheckpointStore:
             "content_sha256": _digest(arrays, f"{_FORMAT_VERSION}{facts}"),
         }
         write_safetensors(path, arrays, header)
-        write_text(self._folder / "latest", path.name + "\n")
+        self._point("latest", path)
         if is_best:
-            write_text(self._folder / "best", path.name + "\n")
-        self._prune()
+            self._point("best", path)
+        else:
+            self._mend_best(checkpoint.facts)
+        self._prune(path, checkpoint.facts)
         return path
 
     def load(self, which: str) -> Checkpoint:
@@ -98,6 +121,62 @@ class CheckpointStore:
         """
         return read_checkpoint(self._folder / self._named(which))
 
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """Read the newest checkpoint that is whole, whatever `latest` says.
+
+        Damaged newer ones are set aside as `step-00001234.damaged`, what a killed save has left
+        behind is removed, and `latest` and `best` are corrected. Nobody may be saving meanwhile.
+
+        Parameters
+        ----------
+        warn : callable
+            Takes one message for each damaged checkpoint.
+
+        Returns
+        -------
+        Checkpoint or None
+            None when there has never been a checkpoint.
+
+        Raises
+        ------
+        UserError
+            When all checkpoints are damaged, or a newer Lockstep wrote the newest one.
+        """
+        self._remove_stale()
+        paths = self._by_step()
+        for path in reversed(paths):
+            try:
+                checkpoint = read_checkpoint(path)
+            except NewerCheckpointError:
+                raise
+            except UserError as error:
+                warn(f"{error} {_set_aside(path)} The checkpoint before it is used.")
+                continue
+            # The pointers serve readers; who has the newest checkpoint can do without.
+            with contextlib.suppress(OSError):
+                self._mend("latest", path)
+                self._mend_best(checkpoint.facts)
+            return checkpoint
+        if paths or any(self._folder.glob("step-*.damaged")):
+            raise UserError(
+                f"All checkpoints in {self._folder} are damaged, so there is nothing left to go "
+                "on from. Train again from the run's config.toml, in a new folder."
+            )
+        return None
+
+    def _make_folder(self) -> None:
+        if not self._folder.is_dir():
+            self._folder.mkdir(exist_ok=True)
+            sync(self._folder.parent)
+
+    def _path_of(self, step: int) -> Path:
+        return self._folder / f"step-{step:08}.safetensors"
+
+    def _by_step(self) -> list[Path]:
+        """Return the files of checkpoints, oldest first."""
+        paths = self._folder.glob("step-*.safetensors")
+        return sorted(filter(_is_checkpoint, paths), key=_step_of)
+
     def _named(self, which: str) -> str:
         pointer = self._folder / which
         try:
@@ -108,50 +187,118 @@ class CheckpointStore:
                 f"({error.strerror}). Reference results are kept without their checkpoints; "
                 "train the run again from its config.toml."
             ) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{pointer} is damaged: it should name a checkpoint.") from error
         if not name.startswith("step-") or Path(name).name != name:
             raise UserError(f"{pointer} should name a checkpoint beside it, not {name!r}.")
         return name
 
-    def _prune(self) -> None:
-        best = self._folder / "best"
-        spared = self._named("best") if best.is_file() else None
-        by_step = sorted(self._folder.glob("step-*.safetensors"), key=_step_of)
-        for old in by_step[: -self._keep]:
-            if old.name != spared:
+    def _points_to(self, which: str) -> Path | None:
+        """Return the file that a pointer names, None if it names none."""
+        try:
+            return self._folder / self._named(which)
+        except UserError:
+            return None
+
+    def _point(self, which: str, path: Path) -> None:
+        write_text(self._folder / which, path.name + "\n")
+
+    def _mend(self, which: str, path: Path) -> None:
+        if self._points_to(which) != path:
+            self._point(which, path)
+
+    def _mend_best(self, facts: Mapping[str, Any]) -> None:
+        """Point `best` to what the facts call the best, if they do and it is there."""
+        step = facts.get("best_step")
+        if step is not None and self._path_of(step).is_file():
+            self._mend("best", self._path_of(step))
+
+    def _prune(self, written: Path, facts: Mapping[str, Any]) -> None:
+        best = self._points_to("best")
+        if best is None and (self._folder / "best").exists() and "best_step" not in facts:
+            # Any file may be the best one. The next best one, or facts that tell, end this.
+            return
+        for old in self._by_step()[: -self._keep]:
+            if old not in {written, best}:
                 old.unlink()
+
+    def _remove_stale(self) -> None:
+        for pattern in _STALE:
+            for path in self._folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _storable(array: Array) -> Array:
+    """Return an array as its file holds it: contiguous and little-endian."""
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return re.fullmatch(r"step-[0-9]+\.safetensors", path.name) is not None
 
 
 def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
+def _set_aside(path: Path) -> str:
+    """Rename a damaged file, so that it counts no more, and return what was done."""
+    aside = path.with_suffix(".damaged")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        return f"It can't be renamed ({error.strerror}) and is left out."
+    return f"It is set aside as {aside.name}."
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file and check its digest.
+    """Read a checkpoint file and check that every byte is as it was written.
 
     Raises
     ------
+    NewerCheckpointError
+        When it was written by a newer version.
     UserError
-        When it is missing, foreign, written by a newer version, or damaged.
+        When it is missing, foreign or damaged.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                raise UserError(f"{path} is no checkpoint of Lockstep.")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (OSError, SafetensorError) as error:
+        is_padded_well = _is_padded_well(path)
+    except (OSError, SafetensorError, AttributeError, TypeError) as error:
+        # The last two tell of element types that safetensors knows and NumPy does not.
         raise UserError(f"Can't read the checkpoint {path}: {error}.") from error
-    if header.get("format") != _FORMAT:
-        raise UserError(f"{path} is no checkpoint of Lockstep.")
     version, facts = header.get("format_version", ""), header.get("facts", "")
-    if version.isdecimal() and int(version) > _FORMAT_VERSION:
-        raise UserError(f"{path} was written by a newer Lockstep; update this one.")
-    if header.get("content_sha256") != _digest(arrays, version + facts):
+    # A digest that is right for this version shows that another version's number is damage.
+    is_ours = header.get("content_sha256") == _digest(arrays, f"{_FORMAT_VERSION}{facts}")
+    if not is_ours and version.isdecimal() and int(version) > _FORMAT_VERSION:
+        raise NewerCheckpointError(f"{path} was written by a newer Lockstep; update this one.")
+    if not (is_ours and is_padded_well and version == str(_FORMAT_VERSION)):
         raise UserError(f"{path} is damaged: its content does not match its digest.")
     return Checkpoint(arrays, json.loads(facts))
 
 
+def _is_padded_well(path: Path) -> bool:
+    """Return whether nothing but spaces follows the header's JSON, as safetensors wants it.
+
+    A reader of JSON takes tabs and line ends too, and the digest knows what the header says and
+    not how it is spelled.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return file.read(length).rstrip(b" ").endswith(b"}")
+
+
 def _digest(arrays: Mapping[str, Array], text: str) -> str:
+    """Return the SHA-256 of a text and of contiguous arrays, with their names, types and shapes."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        # The bytes themselves and no copy, which would hold up all other threads.
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -1,8 +1,11 @@
 """The run folder: the names of its files, and how they are written and read."""
 
+import fcntl
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,27 @@ class RunFolder:
             )
         return folder
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; a process's end frees it too.
+
+        Raises
+        ------
+        RunFolderTakenError
+            When one of them does so at the moment.
+        """
+        with (self.path / ".lock").open("w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderTakenError(
+                    f"Another process is training in {self.path} right now. Wait for it, or end it."
+                ) from error
+            except OSError:
+                # Some shared file systems have no locks; then nobody is kept out.
+                pass
+            yield
+
     @property
     def config(self) -> Path:
         """The resolved configuration, TOML."""
@@ -88,6 +112,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object per epoch and line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def trace(self) -> Path:
+        """Digests of every step, one JSON object per line; only where they were asked for."""
+        return self.path / "trace.jsonl"
 
     @property
     def summary(self) -> Path:
@@ -130,6 +159,20 @@ def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
     """Append one JSON object as a line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cut_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Keep the lines up to the first that `keep` refuses, if there is such a file.
+
+    Raises
+    ------
+    UserError
+        When a line isn't JSON.
+    """
+    if path.exists():
+        kept = takewhile(keep, read_json_lines(path))
+        lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept]
+        write_text(path, "".join(lines))
 
 
 def read_json(path: Path) -> dict[str, Any]:

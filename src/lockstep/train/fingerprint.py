@@ -63,8 +63,9 @@ def machine() -> dict[str, Any]:
     """Return what the root's machine is."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": _cpuinfo("model name") or platform.processor(),
         "cores": os.cpu_count(),
+        "cpu_flags": _cpuinfo("flags"),
     }
 
 
@@ -77,9 +78,11 @@ def _counts(names: list[str]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
-def _processor() -> str:
+def _cpuinfo(name: str) -> str:
+    """Return what Linux tells of the first processor, or nothing."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - no real file
-            return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+            entries = (line.partition(":") for line in lines)
+            return next(text.strip() for key, _, text in entries if key.strip() == name)
     except (OSError, StopIteration):
-        return platform.processor()
+        return ""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from lockstep.data.dataset_file import DatasetInfo
 from lockstep.data.samples import Form
 from lockstep.nn.mlp import MLP, Workspace
 from lockstep.storage.checkpoint import Checkpoint
+from lockstep.train.observers import Snapshot
 
+_OPTIMIZER = "optimizer."
 # Rows that are predicted at a time.
 _BLOCK_SIZE = 1024
 
@@ -80,8 +82,9 @@ class Model:
 
 
 def checkpoint_facts(config: Config, info: DatasetInfo, network: MLP) -> dict[str, Any]:
-    """Return what every checkpoint of a run tells beside its step."""
+    """Return what every checkpoint of a run tells beside its progress."""
     return {
+        "config": asdict(config),
         "widths": network.widths,
         "activation": network.activation,
         "loss": network.loss,
@@ -94,30 +97,59 @@ def checkpoint_facts(config: Config, info: DatasetInfo, network: MLP) -> dict[st
     }
 
 
-def checkpoint_arrays(
-    network: MLP, scaling: Scaling, parameters: Array, optimizer_state: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Return the arrays of a checkpoint by name."""
+def checkpoint_arrays(network: MLP, scaling: Scaling, snapshot: Snapshot) -> dict[str, Array]:
+    """Return the arrays of a checkpoint by name; copies, which the training won't change."""
     arrays = {"input.scale": scaling.scale, "input.offset": scaling.offset}
-    for index, layer in enumerate(network.layers(parameters)):
-        arrays[f"layers.{index}.weight"] = layer[:-1]
-        arrays[f"layers.{index}.bias"] = layer[-1]
-    for slot, values in optimizer_state.items():
-        arrays[f"optimizer.{slot}"] = values
+    arrays |= _layer_arrays("layers", network, snapshot.parameters.copy())
+    for slot, values in snapshot.optimizer_state.items():
+        arrays[f"{_OPTIMIZER}{slot}"] = values.copy()
+    if snapshot.best_parameters is not None:
+        # Never written to again, so no copy is needed.
+        arrays |= _layer_arrays("best", network, snapshot.best_parameters)
     return arrays
+
+
+def checkpoint_snapshot(checkpoint: Checkpoint, network: MLP) -> Snapshot:
+    """Return the state in a checkpoint, from which a training can go on."""
+    facts, arrays = checkpoint.facts, checkpoint.arrays
+    has_best = any(name.startswith("best.") for name in arrays)
+    return Snapshot(
+        parameters=_flat_parameters("layers", network, arrays),
+        optimizer_state={
+            name.removeprefix(_OPTIMIZER): values
+            for name, values in arrays.items()
+            if name.startswith(_OPTIMIZER)
+        },
+        best_parameters=_flat_parameters("best", network, arrays) if has_best else None,
+        progress=facts,
+        is_best=facts["step"] == facts["best_step"] > 0,
+    )
+
+
+def _layer_arrays(prefix: str, network: MLP, parameters: Array) -> dict[str, Array]:
+    arrays = {}
+    for index, layer in enumerate(network.layers(parameters)):
+        arrays[f"{prefix}.{index}.weight"] = layer[:-1]
+        arrays[f"{prefix}.{index}.bias"] = layer[-1]
+    return arrays
+
+
+def _flat_parameters(prefix: str, network: MLP, arrays: Mapping[str, Array]) -> Array:
+    parts = (
+        arrays[f"{prefix}.{index}.{part}"].ravel()
+        for index in range(len(network.layer_shapes))
+        for part in ("weight", "bias")
+    )
+    return np.concatenate(list(parts))
 
 
 def load_model(checkpoint: Checkpoint) -> Model:
     """Return the model in a checkpoint."""
     facts, arrays = checkpoint.facts, checkpoint.arrays
     network = MLP(tuple(facts["widths"]), facts["activation"], facts["loss"])
-    layers = (
-        np.vstack([arrays[f"layers.{index}.weight"], arrays[f"layers.{index}.bias"]])
-        for index in range(len(network.layer_shapes))
-    )
     return Model(
         network=network,
-        parameters=np.concatenate([layer.ravel() for layer in layers]),
+        parameters=_flat_parameters("layers", network, arrays),
         scaling=Scaling(arrays["input.scale"], arrays["input.offset"]),
         class_names=tuple(facts["class_names"]),
         form=Form(tuple(facts["feature_shape"]), facts["image_form"], facts["white"]),

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lockstep.arrays import Array
 from lockstep.train.evaluation import Examination
+from lockstep.train.trace import TraceLine
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,18 @@ class Snapshot:
     parameters : ndarray (num_parameters,)
         The flat vector.
     optimizer_state : mapping of str to ndarray (num_parameters,)
-        By name.
+        By name; complete on the root only.
+    best_parameters : ndarray (num_parameters,), optional
+        Those with the best validation score so far, where they are others and still wanted.
     progress : mapping
-        Step, epoch and best score, as JSON can hold them.
+        Step, epoch, best score and more, as JSON can hold them.
     is_best : bool
         Whether the validation score is the best so far.
     """
 
     parameters: Array
     optimizer_state: Mapping[str, Array]
+    best_parameters: Array | None
     progress: Mapping[str, Any]
     is_best: bool
 
@@ -111,14 +115,30 @@ class Outcome:
 class Observer:
     """Does nothing; what a rank other than the root gets, and the base of the others."""
 
-    def epoch_begins(self, epoch: int, num_steps: int) -> None:
-        """See an epoch of `num_steps` steps begin, counted from 1."""
+    def reduction_made(self, name: str) -> None:
+        """See how gradients will be added up."""
+
+    def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
+        """See an epoch of `num_steps` steps begin, counted from 1, or go on after `num_done`."""
+
+    def wants_checkpoint(self) -> bool:
+        """Tell whether it is time for a checkpoint."""
+        return False
+
+    def traced(self, line: TraceLine) -> None:
+        """See the digests of a step."""
 
     def step_done(self) -> None:
         """See a step done."""
 
-    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
+    def epoch_done(self, result: EpochResult) -> None:
         """See an epoch done."""
+
+    def checkpoint(self, snapshot: Snapshot) -> None:
+        """See a state that is worth saving."""
+
+    def training_stopped(self) -> None:
+        """See the training stop before its end; it can go on from the last checkpoint."""
 
     def training_done(self, outcome: Outcome) -> None:
         """See the training done and the test split examined."""
@@ -130,20 +150,44 @@ class Observers(Observer):
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
 
-    def epoch_begins(self, epoch: int, num_steps: int) -> None:
+    def reduction_made(self, name: str) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.epoch_begins(epoch, num_steps)
+            observer.reduction_made(name)
+
+    def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.epoch_begins(epoch, num_steps, num_done)
+
+    def wants_checkpoint(self) -> bool:
+        """Ask them all."""
+        return any(observer.wants_checkpoint() for observer in self._observers)
+
+    def traced(self, line: TraceLine) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.traced(line)
 
     def step_done(self) -> None:
         """Pass it on."""
         for observer in self._observers:
             observer.step_done()
 
-    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
+    def epoch_done(self, result: EpochResult) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.epoch_done(result, snapshot)
+            observer.epoch_done(result)
+
+    def checkpoint(self, snapshot: Snapshot) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.checkpoint(snapshot)
+
+    def training_stopped(self) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.training_stopped()
 
     def training_done(self, outcome: Outcome) -> None:
         """Pass it on."""
@@ -164,11 +208,12 @@ class Console(Observer):
         self._width = width
         self._bar: tqdm | None = None
 
-    def epoch_begins(self, epoch: int, num_steps: int) -> None:
-        """Show an empty bar."""
+    def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
+        """Show a new bar."""
         # With disable=None, tqdm is silent where there is no terminal.
         self._bar = tqdm(
             total=num_steps,
+            initial=num_done,
             desc=f"Epoch {epoch}",
             unit="step",
             leave=False,
@@ -183,9 +228,13 @@ class Console(Observer):
         if self._bar is not None:
             self._bar.update()
 
-    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
+    def training_stopped(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def epoch_done(self, result: EpochResult) -> None:
         """Replace the bar by the epoch's line."""
-        del snapshot
         if self._bar is not None:
             self._bar.close()
         click.echo(epoch_line(result))

@@ -14,13 +14,17 @@ from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
 from lockstep.storage.run_folder import (
     RunFolder,
     append_json_line,
+    cut_json_lines,
+    read_json,
     write_arrays,
     write_json,
     write_text,
 )
+from lockstep.storage.writer import CheckpointWriter
 from lockstep.train.model import checkpoint_arrays, checkpoint_facts, weights_sha256
 from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
 from lockstep.train.scores import scores
+from lockstep.train.trace import TraceLine
 from lockstep.train.trainer import network_of
 
 # More first-layer units than this make no readable picture.
@@ -33,13 +37,15 @@ class RunRecord(Observer):
     Parameters
     ----------
     folder : RunFolder
-        New.
+        Of a new run, or of one that goes on.
     config : Config
         Resolved.
     dataset : DatasetFile
         Open.
     environment : dict
         Hosts, versions and machine, for `run.json`.
+    resumed : Checkpoint, optional
+        Where a run goes on from.
     """
 
     def __init__(
@@ -48,46 +54,101 @@ class RunRecord(Observer):
         config: Config,
         dataset: DatasetFile,
         environment: dict[str, Any],
+        resumed: Checkpoint | None = None,
     ) -> None:
         self._folder = folder
         self._config = config
         self._dataset = dataset
         self._network = network_of(config, dataset.info)
-        self._start = time.perf_counter()
-        self._store = CheckpointStore(folder.checkpoints, config.training.keep_checkpoints)
+        self._session = {"started": _now(), **environment}
+        spent_s = resumed.facts["wall_time_s"] if resumed else 0.0
+        self._start_s = self._last_save_s = time.perf_counter() - spent_s
+        store = CheckpointStore(folder.checkpoints, config.training.keep_checkpoints)
+        self._writer = CheckpointWriter(store, [folder.metrics, folder.trace])
+        self._is_rehearsed = False
+        write_text(folder.config, to_toml(config))
+        if resumed:
+            self._go_on(resumed)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         self._facts = {
-            "run": folder.path.name,
-            "started": _now(),
+            "run": self._folder.path.name,
+            "started": self._session["started"],
             "ended": None,
             "network": str(self._network),
             "num_parameters": self._network.num_parameters,
-            "virtual_ranks": config.training.virtual_ranks,
-            "seed": config.training.seed,
-            "dataset": _dataset_facts(config, dataset.info),
-            **environment,
+            "virtual_ranks": self._config.training.virtual_ranks,
+            "seed": self._config.training.seed,
+            "dataset": _dataset_facts(self._config, self._dataset.info),
+            **self._session,
+            "resumed": [],
         }
-        write_text(folder.config, to_toml(config))
-        write_json(folder.run, self._facts)
 
-    def epoch_done(self, result: EpochResult, snapshot: Snapshot) -> None:
-        """Append to the metrics and save a checkpoint."""
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Leave in the metrics and the trace what had been written up to the checkpoint."""
+        facts = checkpoint.facts
+        cut_json_lines(self._folder.metrics, lambda line: line["epoch"] <= facts["epoch"])
+        cut_json_lines(self._folder.trace, lambda line: line["step"] <= facts["step"])
+        self._session["step"] = facts["step"]
+        self._facts = read_json(self._folder.run)
+        self._facts["ended"] = None
+        self._facts["resumed"] = [*self._facts["resumed"], self._session]
+
+    def reduction_made(self, name: str) -> None:
+        """Tell in `run.json` how the session adds up its gradients."""
+        self._session["reduction"] = name
+        if not self._facts["resumed"]:
+            self._facts["reduction"] = name
+        write_json(self._folder.run, self._facts)
+
+    def epoch_done(self, result: EpochResult) -> None:
+        """Append to the metrics; before the checkpoint, which so always finds them there."""
         append_json_line(self._folder.metrics, vars(result))
-        info = self._dataset.info
+
+    def traced(self, line: TraceLine) -> None:
+        """Append to the trace."""
+        append_json_line(self._folder.trace, vars(line))
+
+    def wants_checkpoint(self) -> bool:
+        """Tell whether the last checkpoint is old enough."""
+        interval_s = 60 * self._config.training.checkpoint_every_minutes
+        return interval_s > 0 and time.perf_counter() - self._last_save_s >= interval_s
+
+    def checkpoint(self, snapshot: Snapshot) -> None:
+        """Copy the state, and let it be written behind the training.
+
+        The first one is waited for: a full or read-only disk is found while that is cheap.
+        """
+        self._last_save_s = time.perf_counter()
         scaling = scaling_of(self._dataset, self._config.network.dtype)
         checkpoint = Checkpoint(
-            arrays=checkpoint_arrays(
-                self._network, scaling, snapshot.parameters, snapshot.optimizer_state
-            ),
+            arrays=checkpoint_arrays(self._network, scaling, snapshot),
             facts={
-                **checkpoint_facts(self._config, info, self._network),
+                **checkpoint_facts(self._config, self._dataset.info, self._network),
                 **snapshot.progress,
+                "wall_time_s": self._wall_time_s,
             },
         )
-        self._store.save(checkpoint, is_best=snapshot.is_best)
+        self._writer.submit(checkpoint, is_best=snapshot.is_best)
+        if not self._is_rehearsed:
+            self._writer.flush()
+            self._is_rehearsed = True
+
+    def training_stopped(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self._writer.close()
+
+    @property
+    def _wall_time_s(self) -> float:
+        """Seconds of all sessions."""
+        return time.perf_counter() - self._start_s
 
     def training_done(self, outcome: Outcome) -> None:
         """Write the summary and what the plots need."""
-        wall_time_s = time.perf_counter() - self._start
+        wall_time_s = self._wall_time_s
+        self._writer.close()
         summary = {
             **_test_scores(outcome, self._dataset.info),
             "weights_sha256": weights_sha256(outcome.parameters),

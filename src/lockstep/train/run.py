@@ -1,7 +1,8 @@
 """A whole run: from a configuration to a finished run folder."""
 
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -17,21 +18,46 @@ from lockstep.errors import UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.launch import terminal_width
 from lockstep.parallel.verdict import together
-from lockstep.storage.checkpoint import CheckpointStore
-from lockstep.storage.run_folder import RunFolder, RunFolderTakenError
+from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
+from lockstep.storage.run_folder import RunFolder, RunFolderTakenError, read_json
 from lockstep.train import fingerprint
 from lockstep.train.evaluation import Evaluation
-from lockstep.train.model import Model, load_model
+from lockstep.train.model import Model, checkpoint_snapshot, load_model
 from lockstep.train.observers import Console, Observer, Observers
 from lockstep.train.record import RunRecord
+from lockstep.train.requests import Requests
+from lockstep.train.resume import newest_checkpoint
 from lockstep.train.scores import scores
 from lockstep.train.trainer import Trainer, network_of
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run as a training has left it.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Its folder.
+    is_done : bool
+        Whether it is finished; otherwise it was asked to stop and can be resumed.
+    num_steps : int
+        Steps done.
+    """
+
+    folder: RunFolder
+    is_done: bool
+    num_steps: int
+
+
 def run_training(
-    config: Config, communicator: Communicator, results: Path, name: str = ""
-) -> RunFolder:
-    """Train and test, and fill the run folder apart from plots and page; collective.
+    config: Config,
+    communicator: Communicator,
+    results: Path,
+    name: str = "",
+    requests: Requests | None = None,
+) -> Run:
+    """Train and test, and fill a new run folder apart from plots and page; collective.
 
     Parameters
     ----------
@@ -43,40 +69,115 @@ def run_training(
         Where run folders live.
     name : str
         Of the run folder; made up of the data set's name and the time when empty.
+    requests : Requests, optional
+        What is asked of the training from outside.
 
     Returns
     -------
-    RunFolder
-        The new folder, written to by the root rank.
+    Run
+        With its new folder, written to by the root rank.
 
     Raises
     ------
     SharedError
         On all ranks alike, when anything that the user gave won't do.
     """
+    resolved = together(communicator, lambda: resolve(config, communicator.world_size))
+    with together(communicator, lambda: open_dataset(resolved)) as dataset:
+        folder = _claim_folder(communicator, results, name, dataset.info.name)
+        with _locked(folder, communicator):
+            return _train(folder, resolved, dataset, communicator, None, requests)
+
+
+def resume_training(
+    path: Path,
+    options: Mapping[str, str],
+    communicator: Communicator,
+    requests: Requests | None = None,
+) -> Run:
+    """Go on with a run from its newest checkpoint, in the same folder; collective.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder, wherever it is now.
+    options : mapping of str to str
+        Configuration fields that are to change, such as more `epochs`.
+    communicator : Communicator
+        At most as many ranks as the run has virtual ranks.
+    requests : Requests, optional
+        What is asked of the training from outside.
+
+    Returns
+    -------
+    Run
+        The same run.
+
+    Raises
+    ------
+    SharedError
+        On all ranks alike, when the run can't go on: the message names every difference.
+    """
+
+    def configure() -> tuple[RunFolder, Config]:
+        folder = RunFolder.open(path)
+        return folder, resolve(load_config(folder.config, options), communicator.world_size)
+
+    folder, config = together(communicator, configure)
+    with (
+        together(communicator, lambda: open_dataset(config)) as dataset,
+        _locked(folder, communicator),
+    ):
+        checkpoint = newest_checkpoint(folder, config, dataset, communicator)
+        return _train(folder, config, dataset, communicator, checkpoint, requests)
+
+
+@contextmanager
+def _locked(folder: RunFolder, communicator: Communicator) -> Iterator[None]:
+    """Keep others out of the run folder; collective."""
+    with ExitStack() as stack:
+        if communicator.rank == 0:
+            together(communicator, lambda: stack.enter_context(folder.lock()))
+        else:
+            together(communicator, lambda: None)
+        yield
+
+
+def _train(
+    folder: RunFolder,
+    config: Config,
+    dataset: DatasetFile,
+    communicator: Communicator,
+    checkpoint: Checkpoint | None,
+    requests: Requests | None,
+) -> Run:
+    """Train in a run folder, from the beginning or from a checkpoint; collective."""
     with threadpool_limits(config.training.threads_per_rank, user_api="blas"):
-        resolved = together(communicator, lambda: resolve(config, communicator.world_size))
-        with together(communicator, lambda: open_dataset(resolved)) as dataset:
-            folder = _claim_folder(communicator, results, name, dataset.info.name)
-            hosts = fingerprint.hosts(communicator)
-            kernels = fingerprint.kernels(communicator)
-            observer = Observer()
-            if communicator.rank == 0:
-                environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
-                record = RunRecord(folder, resolved, dataset, environment)
-                observer = Observers([Console(terminal_width()), record])
-                _announce(resolved, dataset, environment, folder)
-            trainer = together(
-                communicator, lambda: Trainer(resolved, dataset, communicator, observer)
-            )
-            # A diverging training is told of in one message, not by NumPy's warnings.
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                trainer.train()
-    return folder
+        hosts = fingerprint.hosts(communicator)
+        kernels = fingerprint.kernels(communicator)
+        observer = Observer()
+        if communicator.rank == 0:
+            environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
+            record = RunRecord(folder, config, dataset, environment, checkpoint)
+            observer = Observers([Console(terminal_width()), record])
+            _announce(config, dataset, environment, folder, checkpoint)
+        trainer = together(
+            communicator, lambda: Trainer(config, dataset, communicator, observer, requests)
+        )
+        if checkpoint is not None:
+            trainer.restore(checkpoint_snapshot(checkpoint, trainer.network))
+        # A diverging training is told of in one message, not by NumPy's warnings.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            is_done = trainer.train()
+    return Run(folder, is_done, trainer.progress.step)
 
 
 def _announce(
-    config: Config, dataset: DatasetFile, environment: dict[str, Any], folder: RunFolder
+    config: Config,
+    dataset: DatasetFile,
+    environment: dict[str, Any],
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
 ) -> None:
     network = network_of(config, dataset.info)
     num_rows = dataset.info.num_samples["train"]
@@ -85,12 +186,27 @@ def _announce(
         f"{dataset.path}: ranks {environment['world_size']}, virtual ranks "
         f"{config.training.virtual_ranks}, in {folder.path}"
     )
-    if len(environment["kernels"]) > 1:
+    if checkpoint is not None:
+        facts = checkpoint.facts
+        click.echo(f"Going on after step {facts['step']} ({facts['epoch']} epochs done)")
+        _tell_of_longer_schedule(config, facts["config"])
+    kernels = set(environment["kernels"])
+    if checkpoint is not None:
+        kernels |= set(read_json(folder.run)["kernels"])
+    if len(kernels) > 1:
         click.echo(
-            "Warning: the ranks compute with different BLAS kernels "
-            f"({', '.join(environment['kernels'])}), so another placement of the ranks may give "
-            "other bits.",
+            f"Warning: the run has to do with different BLAS kernels ({', '.join(sorted(kernels))})"
+            ", so another placement of the ranks may give other bits.",
             err=True,
+        )
+
+
+def _tell_of_longer_schedule(config: Config, before: dict[str, Any]) -> None:
+    epochs, schedule = config.training.epochs, config.optimization.schedule
+    if epochs > before["training"]["epochs"] and schedule in {"cosine", "one_cycle"}:
+        click.echo(
+            f"From here on, the learning rate takes its course over {epochs} epochs instead of "
+            f"{before['training']['epochs']}."
         )
 
 

@@ -1,7 +1,10 @@
 """The training loop."""
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -17,22 +20,45 @@ from lockstep.optim.gradients import add_l2, clip_norm
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
 from lockstep.optim.schedules import Schedule
 from lockstep.parallel.communicator import Communicator, Reduction
-from lockstep.parallel.tree import block, tree_sum
+from lockstep.parallel.tree import block
 from lockstep.train.clock import Clock
 from lockstep.train.evaluation import Evaluation, Score
-from lockstep.train.gradient import Backpropagation
+from lockstep.train.gradient import NOTES_SHAPE, Backpropagation, Notes
 from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
+from lockstep.train.replicas import check_replicas
+from lockstep.train.requests import Requests
+from lockstep.train.trace import TraceLine, batch_digest, layer_digests
 
 
 @dataclass
 class Progress:
-    """How far a training has come, and its best epoch so far."""
+    """How far a training has come, and its best epoch so far; a checkpoint holds all of it.
+
+    Parameters
+    ----------
+    step, epoch : int
+        Steps and whole epochs done.
+    best_epoch, best_step, best_correct, best_loss : int or float or None
+        The epoch with the best validation score so far, its last step, and the score.
+    loss_sum : float
+        Over the samples of the epoch that is under way.
+    spent_s : dict of str to float
+        Seconds of that epoch, see `Clock`.
+    """
 
     step: int = 0
     epoch: int = 0
     best_epoch: int = 0
+    best_step: int = 0
     best_correct: int = -1
     best_loss: float | None = None
+    loss_sum: float = 0.0
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> "Progress":
+        """Read it from a checkpoint's facts."""
+        return cls(**{own.name: facts[own.name] for own in fields(cls)})
 
     def is_best(self, score: Score | None) -> bool:
         """Take note of an epoch's score: more correct samples win, among equals the lower loss.
@@ -46,7 +72,7 @@ class Progress:
             ):
                 return False
             self.best_correct, self.best_loss = score.correct, score.loss
-        self.best_epoch = self.epoch
+        self.best_epoch, self.best_step = self.epoch, self.step
         return True
 
 
@@ -63,6 +89,8 @@ class Trainer:
         The ranks.
     observer : Observer
         Watches this rank.
+    requests : Requests, optional
+        What is asked of this rank from outside.
 
     Attributes
     ----------
@@ -80,6 +108,7 @@ class Trainer:
         dataset: DatasetFile,
         communicator: Communicator,
         observer: Observer,
+        requests: Requests | None = None,
     ) -> None:
         training, optimization = config.training, config.optimization
         self._config = config
@@ -88,6 +117,7 @@ class Trainer:
         self.progress = Progress()
         self._communicator = communicator
         self._observer = observer
+        self._requests = requests or Requests()
         self._clock = Clock()
         self._scaling = scaling_of(dataset, config.network.dtype)
 
@@ -99,94 +129,239 @@ class Trainer:
 
         self.parameters = np.empty(self.network.num_parameters, config.network.dtype)
         initialize(config.network.initializer, self.network.layers(self.parameters), training.seed)
-        self._tested_parameters, self._tested_epoch = self.parameters.copy(), 0
+        self._best_parameters = self.parameters
 
         self._optimizer = OPTIMIZERS[optimization.optimizer](
             self.parameters, self.network.weight_slices, _hyperparameters(config)
         )
         self._learning_rate = _schedule(config, self._sharding.steps_per_epoch)
-        self._gradient_buffer = np.empty_like(self.parameters)
-        self._loss_sums = np.zeros(len(own))
+        self._is_stopping = False
+        # Clipping and tracing need the whole gradient; otherwise the ranks share the update.
+        self._is_update_shared = not optimization.clip_norm and not training.trace
         self._validation = self._evaluation("validation")
         # Read now, so that what is wrong with it is not found at the end.
         self._test = self._evaluation("test")
 
-    def train(self) -> None:
-        """Train to the last epoch, or until the validation score stops improving."""
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from where another training of the same configuration was."""
+        np.copyto(self.parameters, snapshot.parameters)
+        for slot, values in snapshot.optimizer_state.items():
+            np.copyto(self._optimizer.state[slot], values)
+        self.progress = Progress.of_facts(snapshot.progress)
+        if snapshot.best_parameters is not None:
+            self._best_parameters = snapshot.best_parameters
+        elif snapshot.is_best and self._config.training.tested_weights == "best":
+            self._best_parameters = self.parameters.copy()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done, or the validation score has stopped improving."""
+        progress, training = self.progress, self._config.training
+        is_stuck = training.patience and progress.epoch - progress.best_epoch >= training.patience
+        return bool(is_stuck) or progress.epoch >= training.epochs
+
+    def train(self) -> bool:
+        """Train until the training is done, or was asked to stop; collective.
+
+        Returns
+        -------
+        bool
+            Whether it is done. Otherwise it can go on from the last checkpoint.
+        """
         batches, workspace, clock = self._batches, self._workspace, self._clock
-        training, observer = self._config.training, self._observer
-        reduction = self._make_reduction()
-        backpropagate = Backpropagation(self.network, self.parameters, workspace, reduction)
-        for epoch in range(1, training.epochs + 1):
-            clock.reset()
-            observer.epoch_begins(epoch, self._sharding.steps_per_epoch)
-            batches.shuffle(training.seed, epoch)
-            for step in batches:
+        observer, steps_per_epoch = self._observer, self._sharding.steps_per_epoch
+        backpropagate = Backpropagation(self.network, self.parameters, workspace)
+        reduction = self._make_reduction(backpropagate)
+        self._save()
+        for epoch in self._remaining_epochs():
+            clock.reset(self.progress.spent_s)
+            observer.epoch_begins(epoch, steps_per_epoch, self._steps_of_epoch_done)
+            batches.shuffle(self._config.training.seed, epoch)
+            for step in self._remaining_steps():
                 batches.fill(step, workspace.inputs, workspace.labels)
                 clock.lap("data")
-                backpropagate(self._sharding.num_samples(step), batches.used)
-                self._add_losses()
+                num_samples = self._sharding.num_samples(step)
+                backpropagate(reduction, num_samples, batches.used, **self._wishes())
                 clock.lap("compute")
-                gradient = reduction.total()
-                clock.lap("reduce")
-                self._update(gradient)
-                clock.lap("update")
-                observer.step_done()
-                clock.lap()
-            self._finish_epoch(epoch)
-            if training.patience and epoch - self.progress.best_epoch >= training.patience:
-                break
-        observer.training_done(self._outcome())
+                self._update(reduction)
+                self._finish_step(epoch, step)
+            if not self._steps_of_epoch_done:
+                self._finish_epoch(epoch)
+            self._save()
+        reduction.close()
+        if self.is_done:
+            observer.training_done(self._outcome())
+        else:
+            observer.training_stopped()
+        return self.is_done
 
-    def _make_reduction(self) -> Reduction:
+    def _remaining_epochs(self) -> Iterator[int]:
+        while not (self.is_done or self._is_stopping):
+            yield self.progress.epoch + 1
+
+    def _remaining_steps(self) -> Iterator[int]:
+        for step in range(self._steps_of_epoch_done, self._sharding.steps_per_epoch):
+            if self._is_stopping:
+                return
+            yield step
+
+    @property
+    def _steps_of_epoch_done(self) -> int:
+        """Steps of the epoch that is under way; none between two epochs."""
+        return self.progress.step % self._sharding.steps_per_epoch
+
+    def _make_reduction(self, backpropagate: Backpropagation) -> Reduction:
         """Set up the sum over all ranks; collective, so no part of the constructor."""
+
+        def rehearse(reduction: Reduction) -> None:
+            backpropagate(reduction, self._sharding.num_samples(0), None)
+            reduction.reduce_scatter()
+            reduction.all_gather()
+
         training, dtype = self._config.training, self._config.network.dtype
-        return self._communicator.reduction(
-            training.reduction, training.virtual_ranks, self.network.layer_shapes, dtype
+        reduction = self._communicator.reduction(
+            training.reduction,
+            training.virtual_ranks,
+            [*self.network.layer_shapes, NOTES_SHAPE],
+            dtype,
+            rehearse,
         )
+        size = self.parameters.size
+        whole = [slice(0, size)]
+        parts = [slice(own.start, min(own.stop, size)) for own in reduction.own]
+        self._parts = parts if self._is_update_shared else whole
+        bounds = json.dumps([(part.start, part.stop) for part in self._parts])
+        self._parts_by_rank = [
+            [slice(*part) for part in json.loads(text)]
+            for text in self._communicator.gather_texts(bounds)
+        ]
+        self._observer.reduction_made(reduction.name)
+        return reduction
 
-    def _add_losses(self) -> None:
-        """Add the batch's losses to the sums of their virtual ranks."""
-        losses = self._workspace.losses
-        if self._batches.used is not None:
-            losses = losses * self._batches.used
-        self._loss_sums += np.add.reduce(losses, axis=1)
+    def _wishes(self) -> dict[str, bool]:
+        """Return what this rank asks of all, to be told with the gradient."""
+        requests, next_step = self._requests, self.progress.step + 1
+        return {
+            "save": requests.take_save() or self._observer.wants_checkpoint(),
+            "stop": requests.stop or next_step == requests.stop_after,
+        }
 
-    def _update(self, gradient: Array) -> None:
-        """Let the optimizer take the step."""
-        step = self.progress.step
-        self._optimizer.update(
-            self.parameters, self._regularized(gradient), self._learning_rate(step), step
+    def _update(self, reduction: Reduction) -> None:
+        """Take the step: the ranks share the making of the update, and all of them apply it."""
+        step, clock, optimizer = self.progress.step, self._clock, self._optimizer
+        learning_rate = self._learning_rate(step)
+        if self._is_update_shared:
+            update = reduction.reduce_scatter()
+        else:
+            update = self._whole_gradient(reduction)
+        clock.lap("reduce")
+        self._add_penalty(update)
+        if self._config.training.trace:
+            self._gradient_digests = layer_digests(self.network, update)
+        for part in self._parts:
+            optimizer.make_update(update, part, learning_rate, step)
+        clock.lap("update")
+        if self._is_update_shared:
+            update = reduction.all_gather()
+            clock.lap("reduce")
+        optimizer.apply(self.parameters, update[: self.parameters.size], learning_rate)
+        self._notes = Notes.of_sum(update)
+        clock.lap("update")
+
+    def _whole_gradient(self, reduction: Reduction) -> Array:
+        """Return the mean gradient, clipped where asked for, in memory of this rank's own."""
+        reduction.reduce_scatter()
+        gradient = reduction.all_gather().copy()
+        limit = self._config.optimization.clip_norm
+        if limit:
+            clip_norm(gradient[: self.parameters.size], limit)
+        return gradient
+
+    def _add_penalty(self, gradient: Array) -> None:
+        l2 = self._config.optimization.l2
+        if l2:
+            for part in self._parts:
+                add_l2(gradient, part, self.parameters, self.network.weight_slices, l2)
+
+    def _finish_step(self, epoch: int, step_of_epoch: int) -> None:
+        """Check and tell the step, and save a checkpoint where one is due; collective."""
+        progress, training, notes = self.progress, self._config.training, self._notes
+        progress.step += 1
+        progress.loss_sum += notes.loss
+        self._is_stopping = notes.stop
+        if not math.isfinite(notes.loss):
+            raise self._diverged(f"at step {progress.step} (epoch {epoch})", notes.loss)
+        if _is_due(progress.step, training.replica_check_every):
+            self._check_replicas()
+        if training.trace:
+            self._trace(epoch, step_of_epoch)
+        self._observer.step_done()
+        is_due = notes.save or _is_due(progress.step, training.checkpoint_every_steps)
+        if is_due and not self._is_stopping and self._steps_of_epoch_done:
+            self._save()
+        self._clock.lap()
+
+    def _trace(self, epoch: int, step_of_epoch: int) -> None:
+        line = TraceLine(
+            self.progress.step,
+            epoch,
+            batch_digest(self._communicator, self._batches, step_of_epoch),
+            self._gradient_digests,
+            layer_digests(self.network, self.parameters),
         )
-        self.progress.step = step + 1
+        self._observer.traced(line)
 
-    def _regularized(self, gradient: Array) -> Array:
-        """Return the gradient, clipped and with the penalty's part where asked for."""
-        optimization = self._config.optimization
-        if not optimization.clip_norm and not optimization.l2:
-            return gradient
-        # A copy, because the reduction's sum may be shared with other ranks.
-        np.copyto(self._gradient_buffer, gradient)
-        if optimization.clip_norm:
-            clip_norm(self._gradient_buffer, optimization.clip_norm)
-        if optimization.l2:
-            weights = self.network.weight_slices
-            add_l2(self._gradient_buffer, self.parameters, weights, optimization.l2)
-        return self._gradient_buffer
+    def _save(self) -> None:
+        """Hand the state to the observer for a checkpoint; collective."""
+        if self._config.training.replica_check_every:
+            self._check_replicas()
+        if not np.isfinite(self.parameters).all():
+            raise self._diverged(f"after step {self.progress.step}", math.nan)
+        self._collect_optimizer_state()
+        self.progress.spent_s = self._clock.spent if self._steps_of_epoch_done else {}
+        best = self._best_parameters
+        is_best = self.progress.best_step == self.progress.step
+        snapshot = Snapshot(
+            self.parameters,
+            self._optimizer.state,
+            None if best is self.parameters or is_best else best,
+            vars(self.progress),
+            is_best and self.progress.step > 0,
+        )
+        self._observer.checkpoint(snapshot)
+
+    def _collect_optimizer_state(self) -> None:
+        """Complete the root's optimizer state by the parts that other ranks have."""
+        if self._parts_by_rank[0] == [slice(0, self.parameters.size)]:
+            return
+        for values in self._optimizer.state.values():
+            own = [values[part] for part in self._parts]
+            packed = np.concatenate(own) if own else values[:0]
+            gathered = self._communicator.gather_to_root(packed)
+            # Elsewhere than on the root, nothing is gathered.
+            for parts, received in zip(self._parts_by_rank, gathered, strict=False):
+                start = 0
+                for part in parts:
+                    stop = start + part.stop - part.start
+                    values[part] = received[start:stop]
+                    start = stop
+
+    def _check_replicas(self) -> None:
+        check_replicas(self._communicator, self.network, self.parameters, self.progress.step)
 
     def _finish_epoch(self, epoch: int) -> None:
-        """Evaluate, take note of the best weights, tell the observer; collective."""
+        """Evaluate, take note of the best parameters, tell the observer; collective."""
         progress, clock = self.progress, self._clock
         progress.epoch = epoch
         train_s = clock.elapsed_s
-        train_loss = self._mean_train_loss()
+        train_loss = progress.loss_sum / self._sharding.num_rows
+        progress.loss_sum = 0.0
         score = self._validation.score(self.parameters) if self._validation else None
-        self._check_finite(train_loss, score)
+        if score and not math.isfinite(score.loss):
+            raise self._diverged(f"in epoch {epoch}", score.loss)
         clock.lap("evaluation")
-        is_best = progress.is_best(score)
-        if is_best or self._config.training.tested_weights == "last":
-            np.copyto(self._tested_parameters, self.parameters)
-            self._tested_epoch = progress.epoch
+        if progress.is_best(score) and self._config.training.tested_weights == "best":
+            self._best_parameters = self.parameters.copy()
         result = EpochResult(
             epoch=progress.epoch,
             step=progress.step,
@@ -200,8 +375,7 @@ class Trainer:
             samples_per_s=self._sharding.num_rows / train_s,
             **{f"{phase}_s": seconds for phase, seconds in clock.seconds.items()},
         )
-        snapshot = Snapshot(self.parameters, self._optimizer.state, vars(progress), is_best)
-        self._observer.epoch_done(result, snapshot)
+        self._observer.epoch_done(result)
 
     def _evaluation(self, split: str) -> Evaluation | None:
         if not self._dataset.info.num_samples[split]:
@@ -214,35 +388,32 @@ class Trainer:
     def _outcome(self) -> Outcome:
         """Examine the test split, once; collective."""
         progress = self.progress
+        is_best_tested = self._config.training.tested_weights == "best"
+        tested_parameters = self._best_parameters if is_best_tested else self.parameters
         return Outcome(
             parameters=self.parameters,
-            tested_parameters=self._tested_parameters,
-            tested_epoch=self._tested_epoch,
+            tested_parameters=tested_parameters,
+            tested_epoch=progress.best_epoch if is_best_tested else progress.epoch,
             best_epoch=progress.best_epoch,
             num_steps=progress.step,
             num_epochs=progress.epoch,
             best_accuracy=(
                 progress.best_correct / self._validation.total if self._validation else None
             ),
-            examination=self._test.examine(self._tested_parameters) if self._test else None,
+            examination=self._test.examine(tested_parameters) if self._test else None,
         )
 
-    def _mean_train_loss(self) -> float:
-        """Return the epoch's mean loss; collective."""
-        total = tree_sum(self._communicator.gather_rows(self._loss_sums))
-        self._loss_sums[:] = 0.0
-        return float(total) / self._sharding.num_rows
+    def _diverged(self, when: str, loss: float) -> SharedError:
+        """Return the error of all ranks; they see the same numbers, so all raise it."""
+        return SharedError(
+            f"The training has diverged {when}: the loss is {loss}, and losses or weights are "
+            "infinite or not numbers. Try a smaller --learning-rate, or --clip-norm 1; features of "
+            "large numbers want converting with --standardize."
+        )
 
-    def _check_finite(self, train_loss: float, score: Score | None) -> None:
-        """Stop a diverged training, on all ranks alike since all see the same numbers."""
-        losses = [train_loss, score.loss] if score else [train_loss]
-        if not (all(map(math.isfinite, losses)) and np.isfinite(self.parameters).all()):
-            raise SharedError(
-                f"In epoch {self.progress.epoch} the training has diverged: the training loss is "
-                f"{train_loss}, and losses or weights are infinite or not numbers. Try a smaller "
-                "--learning-rate, or --clip-norm 1; features of large numbers want converting "
-                "with --standardize."
-            )
+
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
 
 
 def network_of(config: Config, info: DatasetInfo) -> MLP:

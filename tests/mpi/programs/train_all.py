@@ -38,7 +38,7 @@ def main():
     results, configurations = Path(sys.argv[1]), json.loads(sys.argv[2])
     communicator = connect()
     for name, options in configurations.items():
-        folder = run_training(load_config(None, options), communicator, results, name)
+        folder = run_training(load_config(None, options), communicator, results, name).folder
         if communicator.rank == 0:
             print(json.dumps({name: fingerprint(folder)}), flush=True)
 

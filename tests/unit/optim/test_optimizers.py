@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lockstep.optim import optimizers
 from lockstep.optim.gradients import add_l2, clip_norm
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
 
@@ -12,9 +13,9 @@ def two_steps(name, hyperparameters, gradients=(1.0, 0.5), learning_rate=0.1, st
     parameters = np.full(2, start)
     optimizer = OPTIMIZERS[name](parameters, [slice(0, 1)], hyperparameters)
     for step, gradient in enumerate(gradients):
-        given = np.full(2, gradient)
-        optimizer.update(parameters, given, learning_rate, step)
-        assert (given == gradient).all(), "the gradient may be shared and must be left alone"
+        update = np.full(2, gradient)
+        optimizer.make_update(update, slice(0, 2), learning_rate, step)
+        optimizer.apply(parameters, update, learning_rate)
     return parameters, optimizer.state
 
 
@@ -57,27 +58,41 @@ def test_adamw_decays_weights_and_spares_biases():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_slice_of_the_update_is_the_update_of_the_slice(name):
-    # Ranks may later share the update; it is element-wise, so the bits must not change.
+@pytest.mark.parametrize("block_size", [1000, 77])
+def test_the_update_made_in_slices_and_blocks_is_the_update(monkeypatch, name, block_size):
+    # Ranks share it, and each takes its part in blocks that fit the cache: the same bits.
     generator = np.random.default_rng(0)
-    start, gradients = generator.standard_normal((2, 1001)), generator.standard_normal((3, 1001))
-    whole, parts = start[0].astype("f4"), start[0].astype("f4")
-    optimizer = OPTIMIZERS[name](whole, [slice(0, 1001)], Hyperparameters(weight_decay=0.1))
-    for step, gradient in enumerate(gradients.astype("f4")):
-        optimizer.update(whole, gradient, 0.01, step)
-    for where in (slice(0, 333), slice(333, 1001)):
-        part = OPTIMIZERS[name](
-            parts[where], [slice(0, len(parts[where]))], Hyperparameters(weight_decay=0.1)
-        )
-        for step, gradient in enumerate(gradients.astype("f4")):
-            part.update(parts[where], gradient[where], 0.01, step)
-    assert whole.tobytes() == parts.tobytes()
+    gradients = generator.standard_normal((3, 1001)).astype("f4")
+
+    def train(slices):
+        parameters = np.linspace(-1, 1, 1001, dtype="f4")
+        optimizer = OPTIMIZERS[name](parameters, [slice(0, 999)], Hyperparameters(weight_decay=0.1))
+        for step, gradient in enumerate(gradients):
+            update = gradient.copy()
+            for where in slices:
+                optimizer.make_update(update, where, 0.01, step)
+            optimizer.apply(parameters, update, 0.01)
+        return parameters.tobytes(), {slot: a.tobytes() for slot, a in optimizer.state.items()}
+
+    whole = train([slice(0, 1001)])
+    monkeypatch.setattr(optimizers, "_BLOCK_SIZE", block_size)
+    assert train([slice(0, 333), slice(333, 700), slice(700, 1001)]) == whole
+
+
+def test_a_slice_of_the_update_leaves_the_rest_alone():
+    gradient = np.ones(5)
+    optimizer = OPTIMIZERS["momentum"](gradient, [slice(0, 5)], Hyperparameters())
+    optimizer.make_update(gradient, slice(1, 3), 0.5, 0)
+    assert gradient.tolist() == [1, 0.5, 0.5, 1, 1]
+    assert optimizer.state["velocity"].tolist() == [0, 1, 1, 0, 0]
 
 
 def test_l2_adds_its_gradient_to_weights_only():
-    gradient = np.ones(3)
-    add_l2(gradient, np.array([2.0, -4.0, 8.0]), [slice(0, 2)], 0.5)
+    gradient, parameters = np.ones(3), np.array([2.0, -4.0, 8.0])
+    add_l2(gradient, slice(0, 3), parameters, [slice(0, 2)], 0.5)
     np.testing.assert_allclose(gradient, [2.0, -1.0, 1.0])
+    add_l2(gradient, slice(1, 3), parameters, [slice(0, 2)], 0.5)
+    np.testing.assert_allclose(gradient, [2.0, -3.0, 1.0])
 
 
 def test_clipping_scales_the_whole_gradient_to_the_limit():
