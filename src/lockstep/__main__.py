@@ -29,7 +29,7 @@ def _end(error: BaseException) -> int:
             error.show()
         elif rank == 0:
             click.echo(f"Error: {error}", err=True)
-        return USER_ERROR
+        return error.exit_code if isinstance(error, SharedError) else USER_ERROR
     exit_code, message = _verdict(error)
     if message:
         where = f"Rank {rank}: " if world_size > 1 else ""

@@ -15,3 +15,11 @@ class UserError(Exception):
 
 class SharedError(UserError):
     """A `UserError` that is raised on all ranks alike, so that one of them tells it for all."""
+
+    exit_code = USER_ERROR
+
+
+class SharedFailureError(SharedError):
+    """Something that broke without the user's doing, found by all ranks alike."""
+
+    exit_code = FAILURE

@@ -124,7 +124,7 @@ class Communicator(Protocol):
 
         Raises
         ------
-        SharedError
+        SharedFailureError
             When the sum of known numbers comes out wrong.
         """
 

@@ -120,6 +120,7 @@ class MPIRanks:
         self._comm.Abort(exit_code)
 
     def library_ways(self, subtotals: Subtotals) -> list[Callable[[], Reduction]]:
+        """Return makers of the ways to leave the sum to the library."""
         messages = Messages(self._comm)
         return [
             partial(LibraryReduction, name, messages, subtotals, by_group=by_group)
@@ -130,7 +131,7 @@ class MPIRanks:
         ]
 
     def ordered_ways(self, subtotals: Subtotals) -> list[Callable[[], Reduction]]:
-        """Return what may be the fastest on these nodes; every one of them gives the same bits."""
+        """Return makers of the ways that may be the fastest here; all give the same bits."""
         nodes = self._nodes
         if nodes.comm is None or not self._have_room(nodes.place(subtotals), subtotals):
             # Without room for a window, every rank is a node of its own.
@@ -168,6 +169,7 @@ class MPIRanks:
         return bool(self.sum_counts(np.array([has_room], np.int64))[0] == self.world_size)
 
     def split_by_node(self) -> MPI.Intracomm:
+        """Return the communicator of the ranks that can share memory with this one; collective."""
         return cast("MPI.Intracomm", self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
 
     @cached_property

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 
 from lockstep.arrays import Array
-from lockstep.errors import SharedError
+from lockstep.errors import SharedFailureError
 from lockstep.nn.mlp import MLP
 from lockstep.parallel.communicator import Communicator
 
@@ -29,7 +29,7 @@ def check_replicas(communicator: Communicator, network: MLP, parameters: Array, 
 
     Raises
     ------
-    SharedError
+    SharedFailureError
         On all ranks, when the replicas differ; it names the step, the layers and the ranks.
     """
     own = [zlib.crc32(layer.data) for layer in network.layers(parameters)]
@@ -38,7 +38,7 @@ def check_replicas(communicator: Communicator, network: MLP, parameters: Array, 
     if not differing.size:
         return
     layers = ", ".join(str(layer + 1) for layer in differing)
-    raise SharedError(
+    raise SharedFailureError(
         f"After step {step} the ranks' replicas of the parameters differ, in layer {layers}: "
         f"{_groups(by_rank)} don't agree. Memory or a processor has failed, and nothing can be "
         "trusted that came after the last check. Go on from the last checkpoint with --resume, on "
