@@ -1,5 +1,6 @@
 """The program's entry: run a command and end every rank with the right exit code."""
 
+import os
 import sys
 import traceback
 
@@ -17,6 +18,11 @@ def main() -> None:
         exit_code = cli.main(prog_name="lockstep", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting
         exit_code = _end(error)
+    if exit_code == INTERRUPTED:
+        # At once: not after the checkpoints that are still to be written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
     sys.exit(exit_code)
 
 

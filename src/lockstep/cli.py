@@ -4,6 +4,7 @@ Rooms are imported inside the commands that need them, because some of what they
 longer to import than a small training takes to run.
 """
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import lockstep
 from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
 from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
 from lockstep.parallel.launch import connect, launched_as, start_ranks
-from lockstep.parallel.verdict import together
+from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -206,24 +207,12 @@ def train(
 
     A resumed run ends with the same bits as one that was never stopped, on any number of ranks up
     to its virtual ranks. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and stop, with exit code
-    75 (a second one stops at once); SIGUSR2 saves one and goes on.
+    75 (a second Ctrl-C ends at once); SIGUSR2 saves one and goes on.
     """
-    given = {name: text for name, text in fields.items() if text is not None}
-
-    def configure() -> tuple[Config, dict[str, str]]:
-        config_file, unknown = _config_file(arguments)
-        if resume and config_file:
-            raise UserError(
-                f"--resume goes on with the configuration in {resume}, so drop {config_file}. "
-                "To begin a new run, drop --resume."
-            )
-        options = given | unknown
-        return load_config(
-            RunFolder.open(resume).config if resume else config_file, options
-        ), options
-
     communicator = connect()
-    config, changes = together(communicator, configure)
+    if resume and run_name:
+        raise SharedError(f"--resume goes on in {resume}, so drop --run-name {run_name}.")
+    config, changes = together(communicator, lambda: _configure(arguments, fields, resume))
     if num_ranks and communicator.world_size > 1:
         raise SharedError(
             "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
@@ -231,10 +220,9 @@ def train(
         )
     if num_ranks and num_ranks > 1:
         _check_start(config, num_ranks)
-        options = [f"{option_name(name)}={text}" for name, text in given.items()]
         where = [f"--results={results}", f"--run-name={run_name}"]
         where += [f"--resume={resume}"] if resume else []
-        start_ranks(num_ranks, ["train", *arguments, *where, *options])
+        start_ranks(num_ranks, ["train", *arguments, *where, *_words(fields)])
     from lockstep.train.requests import Requests, listen
     from lockstep.train.run import resume_training, run_training
 
@@ -246,8 +234,99 @@ def train(
             run = run_training(config, communicator, results, run_name, requests)
     finish = _finish if run.is_done else _tell_of_stop
     # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
-    together(communicator, lambda: finish(run) if communicator.rank == 0 else None)
+    on_root(communicator, lambda: finish(run))
     return 0 if run.is_done else RESUMABLE
+
+
+@cli.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
+@click.option(
+    "--ranks", help="Numbers of ranks to train on.  [default: 1,2,3,4, or those there are]"
+)
+@click.option(
+    "--steps", type=click.IntRange(2), default=20, show_default=True, help="Of each training."
+)
+@click.option(
+    "--results", type=_FILE, default="results", show_default=True, help="Where the runs go."
+)
+@_configuration_options
+def verify(
+    arguments: tuple[str, ...],
+    ranks: str | None,
+    steps: int,
+    results: Path,
+    **fields: str | None,
+) -> int:
+    """Check that the same bits come out on several numbers of ranks.
+
+    Trains a few steps in one go, and again on each number of ranks with a stop and a resume on the
+    next one in between, and compares parameters and optimizer state. Starts the ranks itself, or
+    takes those that a launcher has started: on a cluster, start it as a training is started there.
+
+    \b
+      lockstep verify launch/presets/digits.toml
+      mpiexec -n 16 lockstep verify my.toml --ranks 1,4,16
+    """
+    communicator = connect()
+    config, _ = together(communicator, lambda: _configure(arguments, fields, None))
+    rank_counts = together(communicator, lambda: _rank_counts(ranks, communicator.world_size))
+    if max(rank_counts) > communicator.world_size == 1:
+        where = [f"--ranks={','.join(map(str, rank_counts))}", f"--steps={steps}"]
+        where.append(f"--results={results}")
+        start_ranks(max(rank_counts), ["verify", *arguments, *where, *_words(fields)])
+    from lockstep.train.verify import verify as run_trials
+
+    trials = run_trials(config, communicator, rank_counts, steps, results)
+    if communicator.rank != 0:
+        return 0
+    others = [trial for trial in trials if trial.digest != trials[0].digest]
+    if not others:
+        click.echo(f"The same bits in all {len(trials)} trainings of {steps} steps.")
+        return 0
+    click.echo("The bits are NOT the same.")
+    if config.training.reduction == "mpi":
+        click.echo('reduction = "mpi" does not promise them; "ordered" does.')
+    elif config.training.trace:
+        click.echo(f"See where: lockstep compare {trials[0].folder} {others[0].folder}")
+    else:
+        click.echo("To see where, do this again with --trace true.")
+    return FAILURE
+
+
+def _rank_counts(text: str | None, world_size: int) -> list[int]:
+    """Read the option --ranks."""
+    if text is None:
+        usual = [1, 2, 3, 4]
+        return (
+            usual if world_size == 1 else sorted({*usual, world_size} & set(range(world_size + 1)))
+        )
+    try:
+        counts = [int(word) for word in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise UserError(f"--ranks {text}: numbers of ranks, please, such as 1,2,4.")
+    return counts
+
+
+def _configure(
+    arguments: tuple[str, ...], fields: dict[str, str | None], resume: Path | None
+) -> tuple[Config, dict[str, str]]:
+    """Return the configuration and what of it comes from the command line."""
+    config_file, unknown = _config_file(arguments)
+    if resume and config_file:
+        raise UserError(
+            f"--resume goes on with the configuration in {resume}, so drop {config_file}. "
+            "To begin a new run, drop --resume."
+        )
+    options = {name: text for name, text in fields.items() if text is not None} | unknown
+    return load_config(RunFolder.open(resume).config if resume else config_file, options), options
+
+
+def _words(fields: dict[str, str | None]) -> list[str]:
+    """Return configuration options as they are given on the command line."""
+    given = {name: text for name, text in fields.items() if text is not None}
+    return [f"{option_name(name)}={text}" for name, text in given.items()]
 
 
 def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str]]:
@@ -448,3 +527,39 @@ def _scaling_text(info: "DatasetInfo") -> str:
         return "standardized: mean 0 and deviation 1 of each feature on train"
     hint = "; --standardize may help" if info.image_form == "none" and info.scale == 1 else ""
     return f"input = stored * {info.scale:.6g} + {info.offset:.6g}{hint}"
+
+
+# ---------------------------------------------------------------------------------- benchmarks
+
+
+@cli.group()
+def bench() -> None:
+    """Measure what parts of a training cost."""
+
+
+@bench.command()
+@click.option("--ranks", default="1,2,4", show_default=True, help="Numbers of ranks to measure on.")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Repetitions.")
+@click.option("--steps", type=click.IntRange(1), help="Of a round; by network if unset.")
+@click.option(
+    "--out", type=_FILE, default="results/bench", show_default=True, help="Folder for the figures."
+)
+@click.option("--tiny", is_flag=True, hidden=True, help="Tiny networks, to see whether all works.")
+def reduction(ranks: str, rounds: int, steps: int | None, out: Path, *, tiny: bool) -> None:
+    """Compare step times of the ordered reduction, of MPI's own, and of none.
+
+    Starts as many MPI ranks as it needs; under an MPI launcher, it takes those that are there.
+    Writes reduction.md, reduction.json and reduction.png to the folder OUT.
+    """
+    words = ["bench", "reduction", f"--ranks={ranks}"]
+    words += [f"--rounds={rounds}", *([f"--steps={steps}"] if steps else []), f"--out={out}"]
+    words += ["--tiny"] if tiny else []
+    communicator = connect()
+    rank_counts = together(communicator, lambda: _rank_counts(ranks, communicator.world_size))
+    if max(rank_counts) > communicator.world_size == 1:
+        start_ranks(max(rank_counts), words)
+    from lockstep.bench.reduction import CASES, TINY_CASES, benchmark_reduction, with_steps
+
+    cases = with_steps(TINY_CASES if tiny else CASES, steps)
+    command = shlex.join(["lockstep", *words])
+    benchmark_reduction(communicator, rank_counts, rounds, cases, out, command)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _LAUNCHER_VARIABLES = (
     ("MPI_RANKID", "MPI_NRANKS"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
+_PASS_ON_S = 0.3
 _TERMINAL_WIDTH = "LOCKSTEP_TERMINAL_WIDTH"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -171,4 +173,6 @@ def abort_ranks(exit_code: int) -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
+    # What the launcher has not passed on before the abort, such as the reason for it, may be lost.
+    time.sleep(_PASS_ON_S)
     MPIRanks().abort(exit_code)

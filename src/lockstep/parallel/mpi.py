@@ -28,7 +28,7 @@ from lockstep.parallel.tree import block
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 # Vectors up to this size are worth trying to send whole.
 _SMALL_BYTES = 1_000_000
-# How long a rank that has nothing to do sleeps between two looks at the others.
+# How long a rank that has nothing to do stays alert, and then sleeps between two looks.
 _REST_S = 0.01
 
 
@@ -91,10 +91,14 @@ class MPIRanks:
         return self._groups[num_ranks]
 
     def meet(self) -> None:
-        """Wait for all ranks, asleep most of the time."""
+        """Wait for all ranks; after a moment, asleep most of the time."""
         request = self._comm.Ibarrier()
+        alert_until_s = time.perf_counter() + _REST_S
         while not request.Test():
-            time.sleep(_REST_S)
+            if time.perf_counter() < alert_until_s:
+                os.sched_yield()
+            else:
+                time.sleep(_REST_S)
 
     def reduction(
         self,

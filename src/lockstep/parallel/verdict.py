@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from lockstep.errors import SharedError, UserError
+import numpy as np
+
+from lockstep.errors import SharedError, SharedFailureError, UserError
 from lockstep.parallel.communicator import Communicator
 
 Result = TypeVar("Result")
@@ -35,13 +37,92 @@ def together(communicator: Communicator, task: Callable[[], Result]) -> Result:
         results.append(task())
     except UserError as error:
         message = str(error)
-    messages = communicator.gather_texts(message)
+    messages = _messages(communicator, message)
     complaints = sorted(set(filter(None, messages)))
     if not complaints:
         return results[0]
     if len(complaints) == 1 and all(messages):
         raise SharedError(complaints[0])
     raise SharedError("\n".join(f"{_ranks(messages, text)}: {text}" for text in complaints))
+
+
+def on_root(communicator: Communicator, task: Callable[[], Result]) -> Result | None:
+    """Run a task on the root rank, while the others sleep; all fail if it fails.
+
+    Parameters
+    ----------
+    communicator : Communicator
+        The ranks; all must call this.
+    task : callable
+        May raise `UserError`. It must not be collective itself.
+
+    Returns
+    -------
+    object or None
+        What the task returned, on the root.
+
+    Raises
+    ------
+    SharedError
+        On all ranks, with the same message, when the task raised it.
+    """
+    message, result = "", None
+    if communicator.rank == 0:
+        try:
+            result = task()
+        except UserError as error:
+            message = str(error)
+    message = _messages(communicator, message)[0]
+    if message:
+        raise SharedError(message)
+    return result
+
+
+def on_first_ranks(
+    communicator: Communicator, num_ranks: int, task: Callable[[Communicator], Result]
+) -> Result | None:
+    """Run a task on the first so many ranks, while the others sleep; all share its failure.
+
+    Parameters
+    ----------
+    communicator : Communicator
+        The ranks; all must call this.
+    num_ranks : int
+        How many of them do the task.
+    task : callable
+        Gets the communicator of those ranks. It may be collective among them, and may raise
+        `SharedError` on all of them alike.
+
+    Returns
+    -------
+    object or None
+        What the task returned on this rank; None where it had no part in it.
+
+    Raises
+    ------
+    SharedError
+        On all ranks, when the task raised it; of the same kind.
+    """
+    group = communicator.first_ranks(num_ranks)
+    message, is_failure, result = "", False, None
+    if group is not None:
+        try:
+            result = task(group)
+        except SharedError as error:
+            message, is_failure = str(error), isinstance(error, SharedFailureError)
+    message = _messages(communicator, message)[0]
+    if not message:
+        return result
+    if communicator.sum_counts(np.array([is_failure], np.int64))[0]:
+        raise SharedFailureError(message)
+    raise SharedError(message)
+
+
+def _messages(communicator: Communicator, own: str) -> list[str]:
+    """Return the messages of all ranks."""
+    # One rank's task may take long, and needs the cores more than those that wait.
+    communicator.meet()
+    return communicator.gather_texts(own)
 
 
 def _ranks(messages: list[str], complaint: str) -> str:

@@ -98,6 +98,11 @@ class RunFolder:
                 pass
             yield
 
+    def remove_leftovers(self) -> None:
+        """Remove what a kill has left of files that were being written."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     @property
     def config(self) -> Path:
         """The resolved configuration, TOML."""

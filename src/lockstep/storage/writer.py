@@ -67,6 +67,17 @@ class CheckpointWriter:
                 thread.start()
                 self._thread = thread
 
+    def check(self) -> None:
+        """See whether all is well so far.
+
+        Raises
+        ------
+        Exception
+            What a save failed with, unless it was raised already.
+        """
+        with self._idle:
+            self._raise_once()
+
     def flush(self) -> None:
         """Wait until everything submitted is on disk.
 

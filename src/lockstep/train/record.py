@@ -71,6 +71,7 @@ class RunRecord(Observer):
             self._go_on(resumed)
         else:
             self._begin()
+        write_json(folder.run, self._facts)
 
     def _begin(self) -> None:
         self._facts = {
@@ -89,12 +90,19 @@ class RunRecord(Observer):
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Leave in the metrics and the trace what had been written up to the checkpoint."""
         facts = checkpoint.facts
+        self._folder.remove_leftovers()
         cut_json_lines(self._folder.metrics, lambda line: line["epoch"] <= facts["epoch"])
         cut_json_lines(self._folder.trace, lambda line: line["step"] <= facts["step"])
         self._session["step"] = facts["step"]
         self._facts = read_json(self._folder.run)
         self._facts["ended"] = None
         self._facts["resumed"] = [*self._facts["resumed"], self._session]
+
+    def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
+        """Take away the summary of a run that was finished, and now goes on for longer."""
+        del epoch, num_steps, num_done
+        self._folder.summary.unlink(missing_ok=True)
+        self._folder.figures.unlink(missing_ok=True)
 
     def reduction_made(self, name: str) -> None:
         """Tell in `run.json` how the session adds up its gradients."""
@@ -135,6 +143,10 @@ class RunRecord(Observer):
         if not self._is_rehearsed:
             self._writer.flush()
             self._is_rehearsed = True
+
+    def step_done(self) -> None:
+        """End the run at once when a checkpoint could not be written."""
+        self._writer.check()
 
     def training_stopped(self) -> None:
         """Wait until the last checkpoint is written."""

@@ -1,7 +1,9 @@
 """What is asked of a training from outside, by signals: a checkpoint, or to stop."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +12,9 @@ from types import FrameType
 SAVE_SIGNALS = (signal.SIGUSR2,)
 # Save and stop. Schedulers send the first two before they kill; the last one is Ctrl-C.
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+# Signals that come so close to each other are one press of Ctrl-C.
+_ONE_PRESS_S = 1.0
 
 
 class Requests:
@@ -37,7 +42,10 @@ class Requests:
 
 @contextmanager
 def listen(requests: Requests) -> Iterator[None]:
-    """Take signals as requests. The handlers only take note; a second signal to stop ends at once.
+    """Take signals as requests. The handlers only take note; a second Ctrl-C ends at once.
+
+    Schedulers and launchers may well send the same signal twice, so a Ctrl-C only counts as the
+    second one when it doesn't come right after the first, and other signals never do.
 
     Outside of the main thread, where Python has no signal handlers, nothing is listened to.
     """
@@ -45,12 +53,19 @@ def listen(requests: Requests) -> Iterator[None]:
         yield
         return
 
-    def take_note(number: int, _frame: FrameType | None) -> None:
+    first_press_s = math.inf
+
+    def take_note(number: int, frame: FrameType | None) -> None:
+        nonlocal first_press_s
         if number in SAVE_SIGNALS:
             requests.save = True
             return
         requests.stop = True
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            now_s = time.monotonic()
+            if now_s - first_press_s > _ONE_PRESS_S:
+                signal.default_int_handler(number, frame)
+            first_press_s = min(first_press_s, now_s)
 
     before = {number: signal.getsignal(number) for number in (*SAVE_SIGNALS, *STOP_SIGNALS)}
     for number in before:

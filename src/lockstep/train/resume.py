@@ -12,7 +12,7 @@ from lockstep.config import FIELDS, Config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
 from lockstep.parallel.communicator import Communicator
-from lockstep.parallel.verdict import together
+from lockstep.parallel.verdict import on_root
 from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
 from lockstep.storage.run_folder import RunFolder
 
@@ -57,11 +57,9 @@ def newest_checkpoint(
     """
 
     def read() -> Checkpoint | None:
-        if communicator.rank != 0:
-            return None
         store = CheckpointStore(folder.checkpoints)
         checkpoint = store.newest(lambda message: click.echo(f"Warning: {message}", err=True))
-        if checkpoint is None and (folder.metrics.exists() or folder.summary.exists()):
+        if checkpoint is None and folder.metrics.exists():
             raise UserError(
                 f"There is no checkpoint in {folder.checkpoints} to go on from. Reference results "
                 f"are kept without theirs; train the run again: lockstep train {folder.config}"
@@ -70,7 +68,7 @@ def newest_checkpoint(
             _check_same_run(checkpoint.facts, config, dataset)
         return checkpoint
 
-    return _share(communicator, together(communicator, read))
+    return _share(communicator, on_root(communicator, read))
 
 
 def _check_same_run(facts: Mapping[str, Any], config: Config, dataset: DatasetFile) -> None:

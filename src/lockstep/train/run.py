@@ -17,7 +17,7 @@ from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.launch import terminal_width
-from lockstep.parallel.verdict import together
+from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
 from lockstep.storage.run_folder import RunFolder, RunFolderTakenError, read_json
 from lockstep.train import fingerprint
@@ -56,6 +56,8 @@ def run_training(
     results: Path,
     name: str = "",
     requests: Requests | None = None,
+    *,
+    quiet: bool = False,
 ) -> Run:
     """Train and test, and fill a new run folder apart from plots and page; collective.
 
@@ -71,6 +73,8 @@ def run_training(
         Of the run folder; made up of the data set's name and the time when empty.
     requests : Requests, optional
         What is asked of the training from outside.
+    quiet : bool
+        Whether nothing is printed, apart from warnings.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def run_training(
     with together(communicator, lambda: open_dataset(resolved)) as dataset:
         folder = _claim_folder(communicator, results, name, dataset.info.name)
         with _locked(folder, communicator):
-            return _train(folder, resolved, dataset, communicator, None, requests)
+            return _train(folder, resolved, dataset, communicator, None, requests, quiet=quiet)
 
 
 def resume_training(
@@ -94,6 +98,8 @@ def resume_training(
     options: Mapping[str, str],
     communicator: Communicator,
     requests: Requests | None = None,
+    *,
+    quiet: bool = False,
 ) -> Run:
     """Go on with a run from its newest checkpoint, in the same folder; collective.
 
@@ -107,6 +113,8 @@ def resume_training(
         At most as many ranks as the run has virtual ranks.
     requests : Requests, optional
         What is asked of the training from outside.
+    quiet : bool
+        Whether nothing is printed, apart from warnings.
 
     Returns
     -------
@@ -129,17 +137,14 @@ def resume_training(
         _locked(folder, communicator),
     ):
         checkpoint = newest_checkpoint(folder, config, dataset, communicator)
-        return _train(folder, config, dataset, communicator, checkpoint, requests)
+        return _train(folder, config, dataset, communicator, checkpoint, requests, quiet=quiet)
 
 
 @contextmanager
 def _locked(folder: RunFolder, communicator: Communicator) -> Iterator[None]:
     """Keep others out of the run folder; collective."""
     with ExitStack() as stack:
-        if communicator.rank == 0:
-            together(communicator, lambda: stack.enter_context(folder.lock()))
-        else:
-            together(communicator, lambda: None)
+        on_root(communicator, lambda: stack.enter_context(folder.lock()))
         yield
 
 
@@ -150,6 +155,8 @@ def _train(
     communicator: Communicator,
     checkpoint: Checkpoint | None,
     requests: Requests | None,
+    *,
+    quiet: bool,
 ) -> Run:
     """Train in a run folder, from the beginning or from a checkpoint; collective."""
     with threadpool_limits(config.training.threads_per_rank, user_api="blas"):
@@ -159,8 +166,10 @@ def _train(
         if communicator.rank == 0:
             environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
             record = RunRecord(folder, config, dataset, environment, checkpoint)
-            observer = Observers([Console(terminal_width()), record])
-            _announce(config, dataset, environment, folder, checkpoint)
+            observer = Observers([record] if quiet else [Console(terminal_width()), record])
+            if not quiet:
+                _announce(config, dataset, communicator.world_size, folder, checkpoint)
+            _warn_of_kernels({*kernels, *read_json(folder.run)["kernels"]})
         trainer = together(
             communicator, lambda: Trainer(config, dataset, communicator, observer, requests)
         )
@@ -175,7 +184,7 @@ def _train(
 def _announce(
     config: Config,
     dataset: DatasetFile,
-    environment: dict[str, Any],
+    world_size: int,
     folder: RunFolder,
     checkpoint: Checkpoint | None,
 ) -> None:
@@ -183,20 +192,21 @@ def _announce(
     num_rows = dataset.info.num_samples["train"]
     click.echo(
         f"Training {network} ({network.num_parameters:,} parameters) on {num_rows:,} rows of "
-        f"{dataset.path}: ranks {environment['world_size']}, virtual ranks "
+        f"{dataset.path}: ranks {world_size}, virtual ranks "
         f"{config.training.virtual_ranks}, in {folder.path}"
     )
     if checkpoint is not None:
         facts = checkpoint.facts
         click.echo(f"Going on after step {facts['step']} ({facts['epoch']} epochs done)")
         _tell_of_longer_schedule(config, facts["config"])
-    kernels = set(environment["kernels"])
-    if checkpoint is not None:
-        kernels |= set(read_json(folder.run)["kernels"])
+
+
+def _warn_of_kernels(kernels: set[str]) -> None:
     if len(kernels) > 1:
         click.echo(
-            f"Warning: the run has to do with different BLAS kernels ({', '.join(sorted(kernels))})"
-            ", so another placement of the ranks may give other bits.",
+            f"Warning: the run's ranks compute with different BLAS kernels "
+            f"({', '.join(sorted(kernels))}), so another placement of the ranks, or a run that "
+            "was never stopped, may give other bits.",
             err=True,
         )
 
@@ -354,8 +364,6 @@ def _claim_folder(
     """Make the run folder on the root rank and tell the others its name; collective."""
 
     def claim() -> str:
-        if communicator.rank != 0:
-            return ""
         if Path(name).name != name or name == "..":
             raise UserError(f"--run-name {name}: a plain name, please; --results names the folder.")
         if name:
@@ -369,8 +377,8 @@ def _claim_folder(
                     return RunFolder.create(candidate).path.name
         raise AssertionError("counting never ends")
 
-    own = together(communicator, claim)
-    return RunFolder(results / communicator.gather_texts(own)[0])
+    own = on_root(communicator, claim)
+    return RunFolder(results / communicator.gather_texts(own or "")[0])
 
 
 def _environment(communicator: Communicator) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lockstep.arrays import Array
 from lockstep.config import Config
 from lockstep.data.batches import Batches, scaling_of
 from lockstep.data.dataset_file import DatasetFile, DatasetInfo
@@ -16,7 +14,6 @@ from lockstep.data.shards import Sharding
 from lockstep.errors import SharedError
 from lockstep.nn.initializers import initialize
 from lockstep.nn.mlp import MLP, Workspace
-from lockstep.optim.gradients import add_l2, clip_norm
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
 from lockstep.optim.schedules import Schedule
 from lockstep.parallel.communicator import Communicator, Reduction
@@ -28,6 +25,7 @@ from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
 from lockstep.train.replicas import check_replicas
 from lockstep.train.requests import Requests
 from lockstep.train.trace import TraceLine, batch_digest, layer_digests
+from lockstep.train.update import Update
 
 
 @dataclass
@@ -136,8 +134,6 @@ class Trainer:
         )
         self._learning_rate = _schedule(config, self._sharding.steps_per_epoch)
         self._is_stopping = False
-        # Clipping and tracing need the whole gradient; otherwise the ranks share the update.
-        self._is_update_shared = not optimization.clip_norm and not training.trace
         self._validation = self._evaluation("validation")
         # Read now, so that what is wrong with it is not found at the end.
         self._test = self._evaluation("test")
@@ -171,7 +167,7 @@ class Trainer:
         batches, workspace, clock = self._batches, self._workspace, self._clock
         observer, steps_per_epoch = self._observer, self._sharding.steps_per_epoch
         backpropagate = Backpropagation(self.network, self.parameters, workspace)
-        reduction = self._make_reduction(backpropagate)
+        self._update = self._make_update(backpropagate)
         self._save()
         for epoch in self._remaining_epochs():
             clock.reset(self.progress.spent_s)
@@ -181,14 +177,14 @@ class Trainer:
                 batches.fill(step, workspace.inputs, workspace.labels)
                 clock.lap("data")
                 num_samples = self._sharding.num_samples(step)
-                backpropagate(reduction, num_samples, batches.used, **self._wishes())
+                backpropagate(self._reduction, num_samples, batches.used, **self._wishes())
                 clock.lap("compute")
-                self._update(reduction)
-                self._finish_step(epoch, step)
+                notes = self._update(self.progress.step, clock)
+                self._finish_step(epoch, step, notes)
             if not self._steps_of_epoch_done:
                 self._finish_epoch(epoch)
             self._save()
-        reduction.close()
+        self._reduction.close()
         if self.is_done:
             observer.training_done(self._outcome())
         else:
@@ -210,33 +206,32 @@ class Trainer:
         """Steps of the epoch that is under way; none between two epochs."""
         return self.progress.step % self._sharding.steps_per_epoch
 
-    def _make_reduction(self, backpropagate: Backpropagation) -> Reduction:
-        """Set up the sum over all ranks; collective, so no part of the constructor."""
+    def _make_update(self, backpropagate: Backpropagation) -> Update:
+        """Set up what all ranks do together; collective, so no part of the constructor."""
 
         def rehearse(reduction: Reduction) -> None:
             backpropagate(reduction, self._sharding.num_samples(0), None)
             reduction.reduce_scatter()
             reduction.all_gather()
 
-        training, dtype = self._config.training, self._config.network.dtype
-        reduction = self._communicator.reduction(
-            training.reduction,
-            training.virtual_ranks,
+        config = self._config
+        self._reduction = self._communicator.reduction(
+            config.training.reduction,
+            config.training.virtual_ranks,
             [*self.network.layer_shapes, NOTES_SHAPE],
-            dtype,
+            config.network.dtype,
             rehearse,
         )
-        size = self.parameters.size
-        whole = [slice(0, size)]
-        parts = [slice(own.start, min(own.stop, size)) for own in reduction.own]
-        self._parts = parts if self._is_update_shared else whole
-        bounds = json.dumps([(part.start, part.stop) for part in self._parts])
-        self._parts_by_rank = [
-            [slice(*part) for part in json.loads(text)]
-            for text in self._communicator.gather_texts(bounds)
-        ]
-        self._observer.reduction_made(reduction.name)
-        return reduction
+        self._observer.reduction_made(self._reduction.name)
+        return Update(
+            config,
+            self.network,
+            self.parameters,
+            self._optimizer,
+            self._learning_rate,
+            self._reduction,
+            self._communicator,
+        )
 
     def _wishes(self) -> dict[str, bool]:
         """Return what this rank asks of all, to be told with the gradient."""
@@ -246,46 +241,9 @@ class Trainer:
             "stop": requests.stop or next_step == requests.stop_after,
         }
 
-    def _update(self, reduction: Reduction) -> None:
-        """Take the step: the ranks share the making of the update, and all of them apply it."""
-        step, clock, optimizer = self.progress.step, self._clock, self._optimizer
-        learning_rate = self._learning_rate(step)
-        if self._is_update_shared:
-            update = reduction.reduce_scatter()
-        else:
-            update = self._whole_gradient(reduction)
-        clock.lap("reduce")
-        self._add_penalty(update)
-        if self._config.training.trace:
-            self._gradient_digests = layer_digests(self.network, update)
-        for part in self._parts:
-            optimizer.make_update(update, part, learning_rate, step)
-        clock.lap("update")
-        if self._is_update_shared:
-            update = reduction.all_gather()
-            clock.lap("reduce")
-        optimizer.apply(self.parameters, update[: self.parameters.size], learning_rate)
-        self._notes = Notes.of_sum(update)
-        clock.lap("update")
-
-    def _whole_gradient(self, reduction: Reduction) -> Array:
-        """Return the mean gradient, clipped where asked for, in memory of this rank's own."""
-        reduction.reduce_scatter()
-        gradient = reduction.all_gather().copy()
-        limit = self._config.optimization.clip_norm
-        if limit:
-            clip_norm(gradient[: self.parameters.size], limit)
-        return gradient
-
-    def _add_penalty(self, gradient: Array) -> None:
-        l2 = self._config.optimization.l2
-        if l2:
-            for part in self._parts:
-                add_l2(gradient, part, self.parameters, self.network.weight_slices, l2)
-
-    def _finish_step(self, epoch: int, step_of_epoch: int) -> None:
+    def _finish_step(self, epoch: int, step_of_epoch: int, notes: Notes) -> None:
         """Check and tell the step, and save a checkpoint where one is due; collective."""
-        progress, training, notes = self.progress, self._config.training, self._notes
+        progress, training = self.progress, self._config.training
         progress.step += 1
         progress.loss_sum += notes.loss
         self._is_stopping = notes.stop
@@ -306,7 +264,7 @@ class Trainer:
             self.progress.step,
             epoch,
             batch_digest(self._communicator, self._batches, step_of_epoch),
-            self._gradient_digests,
+            self._update.gradient_digests,
             layer_digests(self.network, self.parameters),
         )
         self._observer.traced(line)
@@ -317,7 +275,7 @@ class Trainer:
             self._check_replicas()
         if not np.isfinite(self.parameters).all():
             raise self._diverged(f"after step {self.progress.step}", math.nan)
-        self._collect_optimizer_state()
+        self._update.collect_state()
         self.progress.spent_s = self._clock.spent if self._steps_of_epoch_done else {}
         best = self._best_parameters
         is_best = self.progress.best_step == self.progress.step
@@ -329,22 +287,6 @@ class Trainer:
             is_best and self.progress.step > 0,
         )
         self._observer.checkpoint(snapshot)
-
-    def _collect_optimizer_state(self) -> None:
-        """Complete the root's optimizer state by the parts that other ranks have."""
-        if self._parts_by_rank[0] == [slice(0, self.parameters.size)]:
-            return
-        for values in self._optimizer.state.values():
-            own = [values[part] for part in self._parts]
-            packed = np.concatenate(own) if own else values[:0]
-            gathered = self._communicator.gather_to_root(packed)
-            # Elsewhere than on the root, nothing is gathered.
-            for parts, received in zip(self._parts_by_rank, gathered, strict=False):
-                start = 0
-                for part in parts:
-                    stop = start + part.stop - part.start
-                    values[part] = received[start:stop]
-                    start = stop
 
     def _check_replicas(self) -> None:
         check_replicas(self._communicator, self.network, self.parameters, self.progress.step)

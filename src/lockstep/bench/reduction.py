@@ -1,0 +1,206 @@
+"""What the ordered reduction costs: step times beside the MPI library's sum, and beside none."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from lockstep.bench.apart import Apart
+from lockstep.bench.environment import environment
+from lockstep.bench.made_up import made_up_dataset
+from lockstep.bench.measurement import KINDS, Measurement
+from lockstep.bench.steps import Timed, time_steps
+from lockstep.config import Config, Network, Optimization, Training
+from lockstep.data.dataset_file import DatasetFile
+from lockstep.errors import SharedError, UserError
+from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.verdict import together
+from lockstep.train import fingerprint
+from lockstep.train.run import resolve
+from lockstep.train.trainer import network_of
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network to train.
+
+    Parameters
+    ----------
+    hidden_widths : tuple of int
+        Its hidden layers.
+    global_batch_size : int
+        Samples of a step.
+    num_steps : int
+        Steps of a round: some seconds for all kinds together.
+    """
+
+    hidden_widths: tuple[int, ...]
+    global_batch_size: int
+    num_steps: int
+
+
+CASES = (Case((128,), 128, 1000), Case((512, 512), 128, 200), Case((2048, 2048), 512, 16))
+# For a quick look at whether all works.
+TINY_CASES = (Case((8,), 32, 10), Case((16, 8), 64, 5))
+
+
+def with_steps(cases: Sequence[Case], num_steps: int | None) -> list[Case]:
+    """Return the cases with another number of steps, where one is given."""
+    return [replace(case, num_steps=num_steps or case.num_steps) for case in cases]
+
+
+def benchmark_reduction(
+    communicator: Communicator,
+    rank_counts: Sequence[int],
+    num_rounds: int,
+    cases: Sequence[Case],
+    out: Path,
+    command: str,
+) -> None:
+    """Measure, tell the figures, and write them to a folder; collective.
+
+    Parameters
+    ----------
+    communicator : Communicator
+        All ranks.
+    rank_counts : sequence of int
+        On how many of them to measure.
+    num_rounds : int
+        In each, all kinds take their turn.
+    cases : sequence of Case
+        The networks.
+    out : Path
+        The folder for `reduction.json`, `reduction.md` and `reduction.png`.
+    command : str
+        What repeats the benchmark.
+
+    Raises
+    ------
+    SharedError
+        When there are too few ranks, or the folder can't be made.
+    """
+    if max(rank_counts) > communicator.world_size:
+        raise SharedError(
+            f"--ranks {','.join(map(str, rank_counts))} needs {max(rank_counts)} ranks, but the "
+            f"launcher has started {communicator.world_size}. Start more, or ask for fewer."
+        )
+    _on_root(communicator, lambda: _make_folder(out))
+    with threadpool_limits(1, user_api="blas"), made_up_dataset() as dataset:
+        facts = environment(communicator, command)
+        measurements = []
+        for num_ranks in rank_counts:
+            group = communicator.first_ranks(num_ranks)
+            if group is not None:
+                measurements += _measure_all(cases, dataset, group, num_rounds)
+            # The others sleep until here, and take no cores.
+            communicator.meet()
+
+    def tell() -> None:
+        from lockstep.bench.reduction_report import terminal_text, write  # noqa: PLC0415 - plots
+
+        write(measurements, facts, out)
+        click.echo(f"\n{terminal_text(measurements, facts)}\n\nWrote {out}")
+
+    _on_root(communicator, tell)
+
+
+def _on_root(communicator: Communicator, task: Callable[[], None]) -> None:
+    """Do something on the root, and fail together if it fails; collective."""
+    together(communicator, lambda: task() if communicator.rank == 0 else None)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Can't make the folder {out}: {error.strerror}.") from error
+
+
+def _measure_all(
+    cases: Sequence[Case], dataset: DatasetFile, group: Communicator, num_rounds: int
+) -> list[Measurement]:
+    measurements = []
+    for case in cases:
+        try:
+            measurement = measure(case, dataset, group, num_rounds)
+        except SharedError as error:
+            # Shared by the group only: the others would sleep on, so all ranks have to be ended.
+            raise UserError(str(error)) from error
+        if group.rank == 0:
+            click.echo(f"Measured {measurement.network} on ranks: {group.world_size}")
+        measurements.append(measurement)
+    return measurements
+
+
+def measure(case: Case, dataset: DatasetFile, group: Communicator, num_rounds: int) -> Measurement:
+    """Measure all kinds, round by round; collective.
+
+    Parameters
+    ----------
+    case : Case
+        The network.
+    dataset : DatasetFile
+        Open.
+    group : Communicator
+        The ranks.
+    num_rounds : int
+        How many rounds. What else happens on the machine meets all kinds of a round alike.
+
+    Returns
+    -------
+    Measurement
+        The same on all ranks.
+    """
+    step_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    ways: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for _ in range(num_rounds):
+        for kind in KINDS:
+            timed = _time(kind, case, dataset, group)
+            step_s[kind].append(timed.step_s)
+            ways[kind].append(timed.way)
+    network = network_of(_config("none", case), dataset.info)
+    return Measurement(
+        network="-".join(map(str, network.widths)),
+        num_parameters=network.num_parameters,
+        global_batch_size=case.global_batch_size,
+        num_ranks=group.world_size,
+        num_steps=case.num_steps,
+        is_crowded=_is_crowded(group),
+        step_s=step_s,
+        ways=ways,
+    )
+
+
+def _time(kind: str, case: Case, dataset: DatasetFile, group: Communicator) -> Timed:
+    """Time the steps of one kind; the slowest rank counts."""
+    config = resolve(_config(kind, case), group.world_size)
+    ranks = Apart(group) if kind == "none" else group
+    timed = time_steps(config, dataset, ranks, case.num_steps)
+    # Whoever is early sleeps, rather than take a core from those who are not.
+    group.meet()
+    slowest_s = float(group.gather_rows(np.array([timed.step_s])).max())
+    return replace(timed, step_s=slowest_s)
+
+
+def _config(kind: str, case: Case) -> Config:
+    """Return a training that does nothing but steps, and doesn't end by itself."""
+    return Config(
+        network=Network(hidden_widths=case.hidden_widths),
+        optimization=Optimization(optimizer="adamw", schedule="constant"),
+        training=Training(
+            epochs=1_000_000,
+            global_batch_size=case.global_batch_size,
+            reduction="mpi" if kind == "mpi" else "ordered",
+            tested_weights="last",
+            checkpoint_every_minutes=0,
+            replica_check_every=0,
+        ),
+    )
+
+
+def _is_crowded(group: Communicator) -> bool:
+    num_cores: int = fingerprint.machine()["cores"]
+    return max(fingerprint.hosts(group).values()) > num_cores

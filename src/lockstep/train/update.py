@@ -1,0 +1,129 @@
+"""The update of one step: the ranks share the making of it, and all of them apply it."""
+
+import json
+
+import numpy as np
+
+from lockstep.arrays import Array
+from lockstep.config import Config
+from lockstep.nn.mlp import MLP
+from lockstep.optim.gradients import add_l2, clip_norm
+from lockstep.optim.optimizers import Optimizer
+from lockstep.optim.schedules import Schedule
+from lockstep.parallel.communicator import Communicator, Reduction
+from lockstep.train.clock import Clock
+from lockstep.train.gradient import Notes
+from lockstep.train.trace import layer_digests
+
+
+class Update:
+    """Takes the steps of a replica; collective, in its constructor too.
+
+    Each rank adds up its own part of the gradient, makes that part of the update and keeps that
+    part of the optimizer's state; then the parts are gathered. Where the whole gradient is wanted
+    first, to be clipped or traced, every rank makes all of the update. The bits are the same.
+
+    Parameters
+    ----------
+    config : Config
+        Resolved.
+    network : MLP
+        Tells the layers.
+    parameters : ndarray (num_parameters,)
+        The replica, updated in place.
+    optimizer : Optimizer
+        Makes and applies the update.
+    schedule : Schedule
+        Of the learning rate.
+    reduction : Reduction
+        Of vectors that end with the notes.
+    communicator : Communicator
+        The ranks.
+
+    Attributes
+    ----------
+    gradient_digests : list of str
+        Of the last step's gradient, by layer, where a trace is asked for.
+
+    References
+    ----------
+    S. Rajbhandari, J. Rasley, O. Ruwase, Y. He, "ZeRO: Memory Optimizations Toward Training
+    Trillion Parameter Models", SC20 (2020), stage 1.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: MLP,
+        parameters: Array,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        reduction: Reduction,
+        communicator: Communicator,
+    ) -> None:
+        self.gradient_digests: list[str] = []
+        self._config = config
+        self._network = network
+        self._parameters = parameters
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._reduction = reduction
+        self._communicator = communicator
+        self._is_shared = not config.optimization.clip_norm and not config.training.trace
+        size = parameters.size
+        own = reduction.own if self._is_shared else [slice(0, size)]
+        # The notes at the end of the vector are not to be updated.
+        self._parts = [slice(part.start, min(part.stop, size)) for part in own]
+        bounds = json.dumps([(part.start, part.stop) for part in self._parts])
+        self._parts_by_rank = [
+            [slice(*part) for part in json.loads(text)]
+            for text in communicator.gather_texts(bounds)
+        ]
+
+    def __call__(self, step: int, clock: Clock) -> Notes:
+        """Take the step, counted from 0, and return the notes of all virtual ranks; collective."""
+        learning_rate = self._schedule(step)
+        update = self._reduction.reduce_scatter() if self._is_shared else self._whole_gradient()
+        clock.lap("reduce")
+        self._add_penalty(update)
+        if self._config.training.trace:
+            self.gradient_digests = layer_digests(self._network, update)
+        for part in self._parts:
+            self._optimizer.make_update(update, part, learning_rate, step)
+        clock.lap("update")
+        if self._is_shared:
+            update = self._reduction.all_gather()
+            clock.lap("reduce")
+        self._optimizer.apply(self._parameters, update[: self._parameters.size], learning_rate)
+        clock.lap("update")
+        return Notes.of_sum(update)
+
+    def _whole_gradient(self) -> Array:
+        """Return the mean gradient, clipped where asked for, in memory of this rank's own."""
+        self._reduction.reduce_scatter()
+        gradient = self._reduction.all_gather().copy()
+        limit = self._config.optimization.clip_norm
+        if limit:
+            clip_norm(gradient[: self._parameters.size], limit)
+        return gradient
+
+    def _add_penalty(self, gradient: Array) -> None:
+        l2 = self._config.optimization.l2
+        if l2:
+            for part in self._parts:
+                add_l2(gradient, part, self._parameters, self._network.weight_slices, l2)
+
+    def collect_state(self) -> None:
+        """Complete the root's optimizer state by the parts that other ranks have; collective."""
+        if self._parts_by_rank[0] == [slice(0, self._parameters.size)]:
+            return
+        for values in self._optimizer.state.values():
+            own = [values[part] for part in self._parts]
+            gathered = self._communicator.gather_to_root(np.concatenate([values[:0], *own]))
+            # Elsewhere than on the root, nothing is gathered.
+            for parts, received in zip(self._parts_by_rank, gathered, strict=False):
+                start = 0
+                for part in parts:
+                    stop = start + part.stop - part.start
+                    values[part] = received[start:stop]
+                    start = stop

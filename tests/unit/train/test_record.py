@@ -1,0 +1,127 @@
+"""The run record: checkpoints are written behind the training."""
+
+import threading
+
+import pytest
+
+from lockstep.config import load_config
+from lockstep.optim.optimizers import Optimizer
+from lockstep.parallel.single import SingleProcess
+from lockstep.storage.checkpoint import CheckpointStore
+from lockstep.storage.writer import CheckpointWriter
+from lockstep.train.run import run_training
+
+OPTIONS = {"epochs": "4", "checkpoint_every_steps": "10", "virtual_ranks": "2"}
+LIMIT_S = 60
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Count the steps, and let a test wait for one of them."""
+    apply = Optimizer.apply
+    done = threading.Semaphore(0)
+
+    def counting(*arguments):
+        apply(*arguments)
+        done.release()
+
+    monkeypatch.setattr(Optimizer, "apply", counting)
+    return done
+
+
+def train(digits_file, folder):
+    config = load_config(None, {"data": str(digits_file), **OPTIONS})
+    return run_training(config, SingleProcess(), folder, "run")
+
+
+def patch_saves(monkeypatch, replacement):
+    """Let a function see every save but the rehearsal, before it is done."""
+    save = CheckpointStore.save
+    seen = []
+
+    def patched(store, checkpoint, *, is_best):
+        if checkpoint.facts["step"] > 0:
+            replacement(checkpoint)
+        seen.append(checkpoint.facts["step"])
+        return save(store, checkpoint, is_best=is_best)
+
+    monkeypatch.setattr(CheckpointStore, "save", patched)
+    return seen
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(monkeypatch, digits_file, tmp_path, steps):
+    overtaken = []
+
+    def wait_for_steps(checkpoint):
+        # The disk is so slow that this save takes as long as the next 30 steps.
+        if not overtaken:
+            last = checkpoint.facts["step"] + 30
+            overtaken.extend(steps.acquire(timeout=LIMIT_S) for _ in range(last))
+
+    saved = patch_saves(monkeypatch, wait_for_steps)
+    run = train(digits_file, tmp_path)
+    assert overtaken
+    assert all(overtaken)
+    assert run.is_done
+    # What came meanwhile was left out, but for the newest; the last is always there.
+    assert saved[0] == 0
+    assert saved[-1] == run.num_steps
+    assert saved == sorted(saved)
+
+
+def test_the_checkpoint_holds_the_state_of_its_step_and_no_later_one(
+    monkeypatch, digits_file, tmp_path, steps
+):
+    held = {}
+
+    def hold(checkpoint):
+        step = checkpoint.facts["step"]
+        if not held:
+            # While this one is held up, the training changes the arrays that were copied.
+            for _ in range(step + 3):
+                steps.acquire(timeout=LIMIT_S)
+        held[step] = {name: array.tobytes() for name, array in checkpoint.arrays.items()}
+
+    patch_saves(monkeypatch, hold)
+    train(digits_file, tmp_path / "slow")
+    slow = dict(held)
+    monkeypatch.undo()
+    checkpoints = []
+    monkeypatch.setattr(
+        CheckpointWriter, "submit", lambda writer, point, *, is_best: checkpoints.append(point)
+    )
+    train(digits_file, tmp_path / "never written")
+    held = {
+        point.facts["step"]: {name: array.tobytes() for name, array in point.arrays.items()}
+        for point in checkpoints
+    }
+    # Which of them are left out on a slow disk is a matter of time.
+    assert {min(slow), 92} <= set(slow) <= set(held)
+    assert all(slow[step] == held[step] for step in slow)
+
+
+def test_a_failed_save_ends_the_run_at_once(monkeypatch, digits_file, tmp_path, steps):
+    def fail(checkpoint):
+        raise OSError(28, "No space left on device")
+
+    patch_saves(monkeypatch, fail)
+    with pytest.raises(OSError, match="No space left"):
+        train(digits_file, tmp_path)
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step-00000000.safetensors\n"
+    num_steps = 0
+    while steps.acquire(blocking=False):
+        num_steps += 1
+    # Not first at the next checkpoint's time, which might be hours away.
+    assert 10 <= num_steps < 92
+
+
+def test_a_failed_rehearsal_ends_the_run_before_its_first_step(
+    monkeypatch, digits_file, tmp_path, steps
+):
+    def fail(*arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(CheckpointStore, "save", fail)
+    with pytest.raises(OSError, match="Read-only"):
+        train(digits_file, tmp_path)
+    assert not steps.acquire(blocking=False)
