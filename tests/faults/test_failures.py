@@ -1,10 +1,5 @@
 """One rank fails, all ranks end, and one message says why."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -139,52 +134,13 @@ def test_a_singleton_among_several_refuses_to_train(program, digits_file, enviro
 
 @pytest.mark.parametrize("which", ["root", "last"])
 def test_a_killed_rank_ends_the_job_and_leaves_whole_checkpoints(program, digits_file, which):
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    command = [mpiexec, "-n", "3", sys.executable, "-m", "lockstep", *TRAIN,
-               "--epochs", "100000", "--data", digits_file]  # fmt: skip
-    with subprocess.Popen(
-        list(map(str, command)), cwd=program.folder, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **program.mpi_settings},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as job:  # fmt: skip
-        try:
-            latest = program.folder / "results/run/checkpoints/latest"
-            wait_for(latest.exists)
-            ranks = ranks_in(job.pid)
-            assert sorted(ranks) == [0, 1, 2]
-            os.kill(ranks[0 if which == "root" else 2], signal.SIGKILL)
-            assert job.wait(timeout=30) != 0
-            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks.values()))
-        finally:
-            if job.poll() is None:
-                os.killpg(job.pid, signal.SIGKILL)
+    command = ("-m", "lockstep", *TRAIN, "--epochs", "100000", "--data", digits_file)
+    with program.started_on_ranks(3, *command) as job:
+        # What is evaluated is the best one, and the first comes with the end of an epoch.
+        program.wait_for((program.folder / "results/run/checkpoints/best").exists)
+        ranks = job.ranks()
+        assert list(ranks) == [0, 1, 2]
+        job.kill(ranks[0 if which == "root" else 2])
+        assert job.wait() != 0
     told = program("evaluate", "results/run", "--split", "validation")
     assert told.returncode == 0, told.stderr
-
-
-def wait_for(condition, limit_s=60):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
-
-
-def ranks_in(launcher):
-    """Return the process of each rank below a launcher, by what their environments say."""
-    children = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    ranks, waiting = {}, [launcher]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            waiting.append(child)
-            environment = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
-            values = dict(entry.partition("=")[::2] for entry in environment)
-            rank = values.get("PMI_RANK") or values.get("OMPI_COMM_WORLD_RANK")
-            if rank is not None:
-                ranks[int(rank)] = child
-    return ranks
