@@ -105,6 +105,34 @@ def test_two_nodes_give_the_bits_of_one_process(program, job, digits_file):
     assert ": ranks 4, virtual ranks 4, in" in log
 
 
+def test_a_job_that_is_told_to_stop_goes_on_anywhere(program, slurm, digits_file):
+    path = f"{Path(program.python).parent}{os.pathsep}{os.environ['PATH']}"
+    options = ("--data", digits_file, "--epochs", "400", "--checkpoint-every-steps", "50")
+    submitted = program.run(
+        ["sbatch", "--parsable", "--output=job.log", LAUNCH / "slurm.sbatch",
+         LAUNCH / "presets" / "digits.toml", *options, "--run-name", "stopped"],
+        PATH=path, **slurm,
+    )  # fmt: skip
+    job = submitted.stdout.strip()
+    run = program.folder / "results/stopped"
+    program.wait_for((run / "metrics.jsonl").exists)
+    # As a scheduler does before it takes the nodes away.
+    call(slurm, "scancel", "--signal=USR1", job)
+    log = program.folder / "job.log"
+    program.wait_for(lambda: "Stopped after step" in log.read_text())
+    assert "Go on with: lockstep train --resume results/stopped" in log.read_text()
+    program.wait_for(lambda: "ExitCode=75:0" in call(slurm, "scontrol", "show", "job", job))
+
+    # Four ranks on two nodes there, a single process here.
+    resumed = program("train", "--resume", "results/stopped")
+    assert resumed.returncode == 0, resumed.stderr
+    preset = LAUNCH / "presets" / "digits.toml"
+    alone = program("train", preset, *options, "--run-name", "alone")
+    assert alone.returncode == 0, alone.stderr
+    digests = [program.summary(name)["weights_sha256"] for name in ("stopped", "alone")]
+    assert digests[0] == digests[1]
+
+
 def test_tasks_that_do_not_find_each_other_are_refused(program, job):
     exit_code, log = job("lost", MPI_PLUGIN="none")
     assert exit_code != 0
