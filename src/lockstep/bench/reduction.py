@@ -1,6 +1,6 @@
 """What the ordered reduction costs: step times beside the MPI library's sum, and beside none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from lockstep.config import Config, Network, Optimization, Training
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
-from lockstep.parallel.verdict import together
+from lockstep.parallel.verdict import on_first_ranks, on_root
 from lockstep.train import fingerprint
 from lockstep.train.run import resolve
 from lockstep.train.trainer import network_of
@@ -87,16 +87,16 @@ def benchmark_reduction(
             f"--ranks {','.join(map(str, rank_counts))} needs {max(rank_counts)} ranks, but the "
             f"launcher has started {communicator.world_size}. Start more, or ask for fewer."
         )
-    _on_root(communicator, lambda: _make_folder(out))
+    on_root(communicator, lambda: _make_folder(out))
     with threadpool_limits(1, user_api="blas"), made_up_dataset() as dataset:
         facts = environment(communicator, command)
-        measurements = []
+        measurements: list[Measurement] = []
+
+        def measure_all(group: Communicator) -> list[Measurement]:
+            return [_measure_and_tell(case, dataset, group, num_rounds) for case in cases]
+
         for num_ranks in rank_counts:
-            group = communicator.first_ranks(num_ranks)
-            if group is not None:
-                measurements += _measure_all(cases, dataset, group, num_rounds)
-            # The others sleep until here, and take no cores.
-            communicator.meet()
+            measurements += on_first_ranks(communicator, num_ranks, measure_all) or []
 
     def tell() -> None:
         from lockstep.bench.reduction_report import terminal_text, write  # noqa: PLC0415 - plots
@@ -104,12 +104,7 @@ def benchmark_reduction(
         write(measurements, facts, out)
         click.echo(f"\n{terminal_text(measurements, facts)}\n\nWrote {out}")
 
-    _on_root(communicator, tell)
-
-
-def _on_root(communicator: Communicator, task: Callable[[], None]) -> None:
-    """Do something on the root, and fail together if it fails; collective."""
-    together(communicator, lambda: task() if communicator.rank == 0 else None)
+    on_root(communicator, tell)
 
 
 def _make_folder(out: Path) -> None:
@@ -119,20 +114,13 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"Can't make the folder {out}: {error.strerror}.") from error
 
 
-def _measure_all(
-    cases: Sequence[Case], dataset: DatasetFile, group: Communicator, num_rounds: int
-) -> list[Measurement]:
-    measurements = []
-    for case in cases:
-        try:
-            measurement = measure(case, dataset, group, num_rounds)
-        except SharedError as error:
-            # Shared by the group only: the others would sleep on, so all ranks have to be ended.
-            raise UserError(str(error)) from error
-        if group.rank == 0:
-            click.echo(f"Measured {measurement.network} on ranks: {group.world_size}")
-        measurements.append(measurement)
-    return measurements
+def _measure_and_tell(
+    case: Case, dataset: DatasetFile, group: Communicator, num_rounds: int
+) -> Measurement:
+    measurement = measure(case, dataset, group, num_rounds)
+    if group.rank == 0:
+        click.echo(f"Measured {measurement.network} on ranks: {group.world_size}")
+    return measurement
 
 
 def measure(case: Case, dataset: DatasetFile, group: Communicator, num_rounds: int) -> Measurement:

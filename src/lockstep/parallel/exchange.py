@@ -185,7 +185,7 @@ class HalvingDoubling:
 
     Parameters
     ----------
-    peers, nodes_by_peer, rows, total
+    peers, rows, total
         As for `AllToAll`. The row is overwritten.
 
     References
@@ -194,10 +194,7 @@ class HalvingDoubling:
     MPICH", IJHPCA 19 (2005), section 4.5.
     """
 
-    def __init__(
-        self, peers: Peers, nodes_by_peer: Sequence[list[Node]], rows: Sequence[Array], total: Array
-    ) -> None:
-        del nodes_by_peer
+    def __init__(self, peers: Peers, rows: Sequence[Array], total: Array) -> None:
         self._peers = peers
         (self._row,) = rows
         self._total = total

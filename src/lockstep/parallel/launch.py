@@ -126,7 +126,7 @@ def _library_version() -> str:
         raise UserError(
             f"No MPI library can be loaded ({reason[-1] if reason else 'it crashed'}), so no "
             "ranks can be started. Load your site's MPI module, or install one: "
-            "pip install mpich. Without -n, Lockstep trains in one process."
+            "pip install mpich. In one process, Lockstep needs none."
         )
     return found.stdout
 

@@ -317,9 +317,6 @@ def _ways_to_exchange(place: Place, subtotals: Subtotals) -> dict[str, _Way]:
     def by_layer(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
         return AllToAll(peers, nodes_by_node, rows, total, subtotals.slices)
 
-    def halving(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
-        return HalvingDoubling(peers, nodes_by_node, rows, total)
-
     def direct(peers: Messages, rows: Sequence[Array], total: Array) -> Exchange:
         return Direct(peers, nodes_by_node, rows, total)
 
@@ -328,7 +325,7 @@ def _ways_to_exchange(place: Place, subtotals: Subtotals) -> dict[str, _Way]:
         # Ranks that share memory have to meet first, so nothing can be sent before the end.
         ways["all-to-all layer by layer"] = by_layer
     if HalvingDoubling.fits(nodes_by_node):
-        ways["halving and doubling"] = halving
+        ways["halving and doubling"] = HalvingDoubling
     row_bytes = subtotals.num_parameters // place.num_parts * subtotals.dtype.itemsize
     if sum(map(len, nodes_by_node)) * row_bytes <= _SMALL_BYTES:
         ways["direct"] = direct

@@ -125,3 +125,26 @@ def test_a_failed_rehearsal_ends_the_run_before_its_first_step(
     with pytest.raises(OSError, match="Read-only"):
         train(digits_file, tmp_path)
     assert not steps.acquire(blocking=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"checkpoint_every_steps": "0"}, {0, 23, 46}),
+        ({"checkpoint_every_steps": "10"}, {0, 10, 20, 23, 30, 40, 46}),
+        # So small a part of a minute is over after every step.
+        ({"checkpoint_every_steps": "0", "checkpoint_every_minutes": "1e-9"}, set(range(47))),
+    ],
+)
+def test_checkpoints_come_by_epochs_steps_and_minutes(
+    monkeypatch, digits_file, tmp_path, options, expected
+):
+    submitted = []
+    monkeypatch.setattr(
+        CheckpointWriter,
+        "submit",
+        lambda writer, checkpoint, *, is_best: submitted.append(checkpoint.facts["step"]),
+    )
+    config = load_config(None, {"data": str(digits_file), **OPTIONS, "epochs": "2", **options})
+    run_training(config, SingleProcess(), tmp_path, "run")
+    assert set(submitted) == expected
