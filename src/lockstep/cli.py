@@ -232,9 +232,9 @@ def train(
             run = resume_training(resume, changes, communicator, requests)
         else:
             run = run_training(config, communicator, results, run_name, requests)
-    finish = _finish if run.is_done else _tell_of_stop
-    # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
-    on_root(communicator, lambda: finish(run))
+        finish = _finish if run.is_done else _tell_of_stop
+        # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
+        on_root(communicator, lambda: finish(run))
     return 0 if run.is_done else RESUMABLE
 
 

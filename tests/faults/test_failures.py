@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lockstep.data.convert import ConvertOptions, convert
+
 FAIL_AT = Path(__file__).parent / "programs" / "fail_at.py"
 TRAIN = ("train", "--epochs", "2", "--virtual-ranks", "4", "--run-name", "run")
 
@@ -144,3 +146,29 @@ def test_a_killed_rank_ends_the_job_and_leaves_whole_checkpoints(program, digits
         assert job.wait() != 0
     told = program("evaluate", "results/run", "--split", "validation")
     assert told.returncode == 0, told.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "others", "difference"),
+    [
+        ((), ("--learning-rate", "0.5"), "optimization.learning_rate: 0.002 on rank 0, 0.5 on"),
+        ((), ("--checkpoint-every-steps", "5"), "training.checkpoint_every_steps: 0 on rank 0, 5"),
+        (("--data", "a.h5"), ("--data", "b.h5"), "data: "),
+    ],
+)
+def test_ranks_that_mean_different_runs_do_not_start(
+    program, digits_file, options, others, difference
+):
+    (program.folder / "a.h5").symlink_to(digits_file)
+    convert("digits", program.folder / "b.h5", ConvertOptions(seed=1))
+    rank = [program.python, "-m", "lockstep", *TRAIN, "--data", "a.h5"]
+    mpiexec = Path(program.python).with_name("mpiexec")
+    done = program.run(
+        [mpiexec, "-n", "1", *rank, *options, ":", "-n", "1", *rank, *others],
+        **program.mpi_settings,
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(errors_in(done)) == 1
+    assert "The ranks don't mean the same run:" in done.stderr
+    assert difference in done.stderr
+    assert not (program.folder / "results").exists()

@@ -265,7 +265,9 @@ def test_convert_and_inspect(program):
 def test_help_is_there_for_every_command(program):
     told = program("--help").stdout
     commands = re.findall(r"^  (\w+)  +\S", told.split("Commands:")[1], re.MULTILINE)
-    assert commands == ["compare", "convert", "evaluate", "inspect", "predict", "report", "train"]
+    assert commands == [
+        "bench", "compare", "convert", "evaluate", "inspect", "predict", "report", "train", "verify",
+    ]  # fmt: skip
     for command in commands:
         assert len(program(command, "--help").stdout.splitlines()) > 5
 

@@ -19,12 +19,14 @@ _ENDLESS_SCHEDULES = {"constant", "step"}
 # Harmless for the ordered sum only.
 _OF_THE_SUM = {"ranks", "hosts", "MPI library", "way of summing"}
 _FLAGS_WIDTH = 100
+# Of a session, on which its learning rate may depend.
+_EPOCHS = "epochs asked for"
 
 
 def compare_settings(a: Run, b: Run) -> tuple[Fields, Fields]:
     """Return the settings that differ: those that define the result, and the harmless ones."""
     harmless = set(_HARMLESS_SETTINGS)
-    if all(run.settings.get("schedule") in _ENDLESS_SCHEDULES for run in (a, b)):
+    if _have_endless_schedules(a, b):
         harmless.add("epochs")
     datasets = [run.facts.get("dataset") or {} for run in (a, b)]
     contents = [{"data set": dataset.get("content_sha256")} for dataset in datasets]
@@ -41,6 +43,8 @@ def compare_environments(a: Run, b: Run, before: float) -> tuple[Fields, Fields]
         list(differing(*(_history(told, fields) for told in sessions)))
         for fields in (_critical_fields, _harmless_fields)
     )
+    if _have_endless_schedules(a, b):
+        critical = [field for field in critical if field.name != _EPOCHS]
     critical += _compare_flags(a, b)
     if _is_left_to_mpi(a, b):
         harmless, of_the_sum = _split(harmless, _OF_THE_SUM)
@@ -79,10 +83,15 @@ def _is_left_to_mpi(a: Run, b: Run) -> bool:
     return "mpi" in {a.settings.get("reduction"), b.settings.get("reduction")}
 
 
+def _have_endless_schedules(a: Run, b: Run) -> bool:
+    return all(run.settings.get("schedule") in _ENDLESS_SCHEDULES for run in (a, b))
+
+
 def _critical_fields(session: Mapping[str, Any]) -> dict[str, Any]:
     """Return what bits may depend on, the likeliest causes first."""
     blas, machine, versions = (session.get(key) or {} for key in ("blas", "machine", "versions"))
     return {
+        _EPOCHS: session.get("epochs"),
         "BLAS kernel": _counted(session.get("kernels")),
         "BLAS threads": blas.get("threads"),
         "BLAS variables": _pinned(blas, of_threads=False),

@@ -27,6 +27,10 @@ class NewerCheckpointError(UserError):
     """A later version of Lockstep wrote the checkpoint, which is not damaged."""
 
 
+class UnreadableCheckpointError(UserError):
+    """The file can't be read at the moment, which says nothing about its content."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a run is at one step.
@@ -140,14 +144,15 @@ class CheckpointStore:
         Raises
         ------
         UserError
-            When all checkpoints are damaged, or a newer Lockstep wrote the newest one.
+            When all checkpoints are damaged, a newer Lockstep wrote the newest one, or it can't
+            be read at the moment. Nothing is changed then.
         """
         self._remove_stale()
         paths = self._by_step()
         for path in reversed(paths):
             try:
                 checkpoint = read_checkpoint(path)
-            except NewerCheckpointError:
+            except (NewerCheckpointError, UnreadableCheckpointError):
                 raise
             except UserError as error:
                 warn(f"{error} {_set_aside(path)} The checkpoint before it is used.")
@@ -259,9 +264,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ------
     NewerCheckpointError
         When it was written by a newer version.
+    UnreadableCheckpointError
+        When it is missing, or the system doesn't let it be read.
     UserError
-        When it is missing, foreign or damaged.
+        When it is foreign or damaged.
     """
+    try:
+        # safetensors tells of any failure to open a file as if there were none.
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UnreadableCheckpointError(
+            f"Can't read the checkpoint {path}: {error.strerror}. If it is there, see to its "
+            "permissions and to the disk, and try again."
+        ) from error
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_info
 
 import lockstep
@@ -53,10 +54,19 @@ def blas() -> dict[str, Any]:
 
 
 def kernels(communicator: Communicator) -> dict[str, int]:
-    """Return the number of ranks by BLAS library, version and kernel; collective."""
+    """Return the number of ranks by what computes; collective.
+
+    That is the BLAS library with its version and kernel, and the newest SIMD extension that NumPy
+    has found: some of its functions round differently with another one, in float64.
+    """
     own = blas()
-    names = communicator.gather_texts(f"{own['library']} {own['version']} {own['kernel']}")
-    return _counts(names)
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    newest = (extensions.get("found") or ["baseline"])[-1]
+    return _counts(
+        communicator.gather_texts(
+            f"{own['library']} {own['version']} {own['kernel']}, NumPy {newest}"
+        )
+    )
 
 
 def machine() -> dict[str, Any]:

@@ -60,9 +60,11 @@ class RunRecord(Observer):
         self._config = config
         self._dataset = dataset
         self._network = network_of(config, dataset.info)
-        self._session = {"started": _now(), **environment}
+        # The number of epochs may change from session to session, and the learning rate with it.
+        self._session = {"started": _now(), "epochs": config.training.epochs, **environment}
         spent_s = resumed.facts["wall_time_s"] if resumed else 0.0
-        self._start_s = self._last_save_s = time.perf_counter() - spent_s
+        self._last_save_s = time.perf_counter()
+        self._start_s = self._last_save_s - spent_s
         store = CheckpointStore(folder.checkpoints, config.training.keep_checkpoints)
         self._writer = CheckpointWriter(store, [folder.metrics, folder.trace])
         self._is_rehearsed = False
@@ -96,7 +98,7 @@ class RunRecord(Observer):
         self._session["step"] = facts["step"]
         self._facts = read_json(self._folder.run)
         self._facts["ended"] = None
-        self._facts["resumed"] = [*self._facts["resumed"], self._session]
+        self._facts["resumed"] = [*self._facts.get("resumed", []), self._session]
 
     def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
         """Take away the summary of a run that was finished, and now goes on for longer."""

@@ -87,7 +87,10 @@ def _check_same_run(facts: Mapping[str, Any], config: Config, dataset: DatasetFi
     differences = []
     new = json.loads(json.dumps(asdict(config)))
     for info in FIELDS.values():
-        before, now = facts["config"][info.section][info.name], new[info.section][info.name]
+        # What the run's Lockstep didn't know yet was done as it is by default.
+        default = json.loads(json.dumps(info.default))
+        before = facts["config"].get(info.section, {}).get(info.name, default)
+        now = new[info.section][info.name]
         is_shorter = info.name == "epochs" and now < before
         if before != now and (is_shorter or info.name not in _MAY_CHANGE):
             differences.append(f"{info.section}.{info.name} was {before}, now it is {now}")

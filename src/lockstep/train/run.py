@@ -1,8 +1,9 @@
 """A whole run: from a configuration to a finished run folder."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -12,9 +13,10 @@ import click
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+import lockstep
 from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
-from lockstep.errors import UserError
+from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.launch import terminal_width
 from lockstep.parallel.verdict import on_root, together
@@ -88,6 +90,7 @@ def run_training(
     """
     resolved = together(communicator, lambda: resolve(config, communicator.world_size))
     with together(communicator, lambda: open_dataset(resolved)) as dataset:
+        _check_agreement(communicator, resolved, dataset)
         folder = _claim_folder(communicator, results, name, dataset.info.name)
         with _locked(folder, communicator):
             return _train(folder, resolved, dataset, communicator, None, requests, quiet=quiet)
@@ -136,8 +139,35 @@ def resume_training(
         together(communicator, lambda: open_dataset(config)) as dataset,
         _locked(folder, communicator),
     ):
+        _check_agreement(communicator, config, dataset)
         checkpoint = newest_checkpoint(folder, config, dataset, communicator)
         return _train(folder, config, dataset, communicator, checkpoint, requests, quiet=quiet)
+
+
+def _check_agreement(communicator: Communicator, config: Config, dataset: DatasetFile) -> None:
+    """See that all ranks mean the same run; collective.
+
+    Each has read its own configuration and opened its own file, perhaps on another host.
+
+    Raises
+    ------
+    SharedError
+        Naming what differs, and on which ranks.
+    """
+    own = {"version of Lockstep": lockstep.__version__, "data": dataset.info.content_sha256}
+    for section, values in asdict(config).items():
+        own |= {f"{section}.{name}": str(values[name]) for name in values if name != "data"}
+    told = [json.loads(text) for text in communicator.gather_texts(json.dumps(own))]
+    differences = [
+        f"{name}: " + ", ".join(f"{each.get(name)} on rank {r}" for r, each in enumerate(told))
+        for name in own
+        if len({each.get(name) for each in told}) > 1
+    ]
+    if differences:
+        raise SharedError(
+            "\n  ".join(["The ranks don't mean the same run:", *differences])
+            + "\nGive all of them the same configuration, data and version of Lockstep."
+        )
 
 
 @contextmanager
@@ -169,7 +199,7 @@ def _train(
             observer = Observers([record] if quiet else [Console(terminal_width()), record])
             if not quiet:
                 _announce(config, dataset, communicator.world_size, folder, checkpoint)
-            _warn_of_kernels({*kernels, *read_json(folder.run)["kernels"]})
+            _warn_of_kernels({*kernels, *read_json(folder.run).get("kernels", ())})
         trainer = together(
             communicator, lambda: Trainer(config, dataset, communicator, observer, requests)
         )

@@ -56,7 +56,7 @@ class Progress:
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> "Progress":
         """Read it from a checkpoint's facts."""
-        return cls(**{own.name: facts[own.name] for own in fields(cls)})
+        return cls(**{own.name: facts[own.name] for own in fields(cls) if own.name in facts})
 
     def is_best(self, score: Score | None) -> bool:
         """Take note of an epoch's score: more correct samples win, among equals the lower loss.
@@ -152,6 +152,9 @@ class Trainer:
     @property
     def is_done(self) -> bool:
         """Whether all epochs are done, or the validation score has stopped improving."""
+        if self._steps_of_epoch_done:
+            # Told to be less patient, a resumed run finishes its epoch first.
+            return False
         progress, training = self.progress, self._config.training
         is_stuck = training.patience and progress.epoch - progress.best_epoch >= training.patience
         return bool(is_stuck) or progress.epoch >= training.epochs
@@ -168,6 +171,7 @@ class Trainer:
         observer, steps_per_epoch = self._observer, self._sharding.steps_per_epoch
         backpropagate = Backpropagation(self.network, self.parameters, workspace)
         self._update = self._make_update(backpropagate)
+        clock.reset(self.progress.spent_s)
         self._save()
         for epoch in self._remaining_epochs():
             clock.reset(self.progress.spent_s)

@@ -73,7 +73,7 @@ class Update:
         size = parameters.size
         own = reduction.own if self._is_shared else [slice(0, size)]
         # The notes at the end of the vector are not to be updated.
-        self._parts = [slice(part.start, min(part.stop, size)) for part in own]
+        self._parts = [slice(min(part.start, size), min(part.stop, size)) for part in own]
         bounds = json.dumps([(part.start, part.stop) for part in self._parts])
         self._parts_by_rank = [
             [slice(*part) for part in json.loads(text)]

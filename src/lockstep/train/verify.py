@@ -78,12 +78,15 @@ def verify(
             f"--ranks asks for {largest}, but there are {communicator.world_size} ranks here."
         )
     # What is wrong with the configuration is found before anything is made.
-    together(communicator, lambda: open_dataset(resolve(config, largest)).close())
+    together(communicator, lambda: _check_length(resolve(config, largest), num_steps))
     training = config.training
     config = replace(
         config,
         training=replace(
-            training, virtual_ranks=training.virtual_ranks or largest, checkpoint_every_minutes=0
+            training,
+            virtual_ranks=training.virtual_ranks or largest,
+            checkpoint_every_minutes=0,
+            patience=0,
         ),
     )
     first = rank_counts[0]
@@ -99,6 +102,18 @@ def verify(
     if communicator.rank == 0 and len({trial.digest for trial in trials}) == 1:
         shutil.rmtree(folder)
     return trials
+
+
+def _check_length(config: Config, num_steps: int) -> None:
+    """See that the trials are stopped before they are done."""
+    with open_dataset(config) as dataset:
+        num_rows = dataset.info.num_samples["train"]
+    available = config.training.epochs * -(-num_rows // config.training.global_batch_size)
+    if num_steps >= available:
+        raise UserError(
+            f"--steps {num_steps}: the whole training has {available} steps, and the trials must "
+            "end before it does. Take fewer steps or more --epochs."
+        )
 
 
 def _train(

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,3 +334,22 @@ def test_damaged_metrics_are_named(tmp_path):
     path.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
         read_json_lines(path)
+
+
+def test_what_cannot_be_read_at_the_moment_is_left_alone(tmp_path, monkeypatch):
+    # A wrong user or a stale file handle is no damage.
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    for step in (1, 2):
+        store.save(Checkpoint({"a": np.ones(3)}, {"step": step}), is_best=False)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path.name == "step-00000002.safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"step-00000002.safetensors: Permission denied"):
+        store.newest(pytest.fail)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before

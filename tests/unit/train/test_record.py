@@ -1,5 +1,6 @@
 """The run record: checkpoints are written behind the training."""
 
+import json
 import threading
 
 import pytest
@@ -9,7 +10,8 @@ from lockstep.optim.optimizers import Optimizer
 from lockstep.parallel.single import SingleProcess
 from lockstep.storage.checkpoint import CheckpointStore
 from lockstep.storage.writer import CheckpointWriter
-from lockstep.train.run import run_training
+from lockstep.train.requests import Requests
+from lockstep.train.run import resume_training, run_training
 
 OPTIONS = {"epochs": "4", "checkpoint_every_steps": "10", "virtual_ranks": "2"}
 LIMIT_S = 60
@@ -148,3 +150,37 @@ def test_checkpoints_come_by_epochs_steps_and_minutes(
     config = load_config(None, {"data": str(digits_file), **OPTIONS, "epochs": "2", **options})
     run_training(config, SingleProcess(), tmp_path, "run")
     assert set(submitted) == expected
+
+
+def stopped_run(digits_file, folder, stop_after, **options):
+    config = load_config(None, {"data": str(digits_file), **OPTIONS, **options})
+    return run_training(config, SingleProcess(), folder, "run", Requests(stop_after))
+
+
+def newest_facts(folder):
+    return CheckpointStore(folder / "run/checkpoints").newest(pytest.fail).facts
+
+
+def test_a_resumed_epoch_remembers_the_seconds_that_it_took_before(digits_file, tmp_path):
+    stopped_run(digits_file, tmp_path, 30)
+    before = newest_facts(tmp_path)
+    resume_training(tmp_path / "run", {}, SingleProcess(), Requests(stop_after=31))
+    after = newest_facts(tmp_path)
+    assert before["spent_s"]["total"] > 0
+    assert all(after["spent_s"][name] >= spent for name, spent in before["spent_s"].items())
+    assert after["wall_time_s"] > before["wall_time_s"]
+    resume_training(tmp_path / "run", {}, SingleProcess())
+    epochs = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    assert epochs[1]["epoch_s"] > after["spent_s"]["total"]
+
+
+def test_less_patience_ends_a_run_at_an_epochs_end_only(digits_file, tmp_path):
+    # Nothing gets better with such a learning rate, so one epoch without progress is soon over.
+    options = {"learning_rate": "1e-12", "epochs": "9", "tested_weights": "last"}
+    stopped = stopped_run(digits_file, tmp_path, 23 * 4 + 7, **options)
+    assert not stopped.is_done
+    run = resume_training(tmp_path / "run", {"patience": "1"}, SingleProcess())
+    assert run.is_done
+    assert run.num_steps == 23 * 5
