@@ -15,6 +15,8 @@ STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 # Signals that come so close to each other are one press of Ctrl-C.
 _ONE_PRESS_S = 1.0
+# What it may take to finish a step, or an evaluation, and to save.
+_GRACE_S = 120
 
 
 class Requests:
@@ -44,6 +46,9 @@ class Requests:
 def listen(requests: Requests) -> Iterator[None]:
     """Take signals as requests. The handlers only take note; a second Ctrl-C ends at once.
 
+    A rank that was told to stop and does not come to it, because it waits for one that hangs, is
+    ended by the system's alarm, which needs no Python to run.
+
     Schedulers and launchers may well send the same signal twice, so a Ctrl-C only counts as the
     second one when it doesn't come right after the first, and other signals never do.
 
@@ -60,6 +65,8 @@ def listen(requests: Requests) -> Iterator[None]:
         if number in SAVE_SIGNALS:
             requests.save = True
             return
+        if not requests.stop:
+            signal.alarm(_GRACE_S)
         requests.stop = True
         if number == signal.SIGINT:
             now_s = time.monotonic()
@@ -73,5 +80,6 @@ def listen(requests: Requests) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
