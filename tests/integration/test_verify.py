@@ -51,7 +51,7 @@ def test_what_is_wrong_is_told_once_and_all_ranks_end(program, digits_file):
         (("--data", "none.h5"), "The dataset file none.h5 doesn't exist"),
         (("--data", digits_file, "--ranks", "1,x"), "--ranks 1,x: numbers of ranks"),
         (("--data", digits_file, "--virtual-ranks", "3"), "There are 4 ranks, but virtual_ranks"),
-        (("--data", digits_file, "--results", digits_file), "Can't make a folder in"),
+        (("--data", digits_file, "--results", digits_file), "Can't make the folder"),
         (("--data", digits_file, "--epochs", "1", "--steps", "500"), "the whole training has 23"),
     ]:
         done = program("verify", *options)

@@ -15,9 +15,10 @@ from lockstep.bench.measurement import KINDS, Measurement
 from lockstep.bench.steps import Timed, time_steps
 from lockstep.config import Config, Network, Optimization, Training
 from lockstep.data.dataset_file import DatasetFile
-from lockstep.errors import SharedError, UserError
+from lockstep.errors import SharedError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_first_ranks, on_root
+from lockstep.storage.run_folder import make_folder
 from lockstep.train import fingerprint
 from lockstep.train.run import resolve
 from lockstep.train.trainer import network_of
@@ -87,7 +88,7 @@ def benchmark_reduction(
             f"--ranks {','.join(map(str, rank_counts))} needs {max(rank_counts)} ranks, but the "
             f"launcher has started {communicator.world_size}. Start more, or ask for fewer."
         )
-    on_root(communicator, lambda: _make_folder(out))
+    on_root(communicator, lambda: make_folder(out))
     with threadpool_limits(1, user_api="blas"), made_up_dataset() as dataset:
         facts = environment(communicator, command)
         measurements: list[Measurement] = []
@@ -105,13 +106,6 @@ def benchmark_reduction(
         click.echo(f"\n{terminal_text(measurements, facts)}\n\nWrote {out}")
 
     on_root(communicator, tell)
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Can't make the folder {out}: {error.strerror}.") from error
 
 
 def _measure_and_tell(

@@ -242,8 +242,7 @@ class Messages:
     def wait(self, requests: Sequence[Request]) -> None:
         """Test until all are done."""
         for request in requests:
-            while not request.Test():
-                os.sched_yield()
+            _wait(request)
 
 
 class SharedMemory:
@@ -267,15 +266,19 @@ class SharedMemory:
     def meet(self) -> None:
         """Pass a barrier, giving way to others while waiting."""
         self._window.Sync()
-        barrier = self._comm.Ibarrier()
-        while not barrier.Test():
-            os.sched_yield()
+        _wait(self._comm.Ibarrier())
         self._window.Sync()
 
     def free(self) -> None:
         """Free the window."""
         self._window.Unlock_all()
         self._window.Free()
+
+
+def _wait(request: Request) -> None:
+    """Wait for a request, and let others have the core meanwhile."""
+    while not request.Test():
+        os.sched_yield()
 
 
 @dataclass(frozen=True)

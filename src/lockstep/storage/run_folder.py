@@ -45,10 +45,7 @@ class RunFolder:
         UserError
             When it can't be made.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Can't make the folder {path.parent}: {error.strerror}.") from error
+        make_folder(path.parent)
         try:
             path.mkdir()
         except FileExistsError as error:
@@ -147,6 +144,20 @@ class RunFolder:
     def report(self) -> Path:
         """The self-contained page."""
         return self.path / "report.html"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises
+    ------
+    UserError
+        When it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Can't make the folder {path}: {error.strerror}.") from error
 
 
 def write_text(path: Path, text: str) -> None:

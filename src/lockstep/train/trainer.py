@@ -144,6 +144,7 @@ class Trainer:
         for slot, values in snapshot.optimizer_state.items():
             np.copyto(self._optimizer.state[slot], values)
         self.progress = Progress.of_facts(snapshot.progress)
+        self._clock.reset(self.progress.spent_s)
         if snapshot.best_parameters is not None:
             self._best_parameters = snapshot.best_parameters
         elif snapshot.is_best and self._config.training.tested_weights == "best":
@@ -171,7 +172,6 @@ class Trainer:
         observer, steps_per_epoch = self._observer, self._sharding.steps_per_epoch
         backpropagate = Backpropagation(self.network, self.parameters, workspace)
         self._update = self._make_update(backpropagate)
-        clock.reset(self.progress.spent_s)
         self._save()
         for epoch in self._remaining_epochs():
             clock.reset(self.progress.spent_s)

@@ -15,7 +15,7 @@ from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_first_ranks, on_root, together
 from lockstep.storage.checkpoint import CheckpointStore
-from lockstep.storage.run_folder import RunFolder
+from lockstep.storage.run_folder import RunFolder, make_folder
 from lockstep.train.requests import Requests
 from lockstep.train.run import Run, open_dataset, resolve, resume_training, run_training
 
@@ -144,8 +144,8 @@ def _make_folder(communicator: Communicator, results: Path) -> Path:
     """Make a folder for the runs on the root, and tell the others its name; collective."""
 
     def make() -> str:
+        make_folder(results)
         try:
-            results.mkdir(parents=True, exist_ok=True)
             return tempfile.mkdtemp(prefix="verify-", dir=results)
         except OSError as error:
             raise UserError(f"Can't make a folder in {results}: {error.strerror}.") from error
