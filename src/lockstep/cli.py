@@ -4,7 +4,6 @@ Rooms are imported inside the commands that need them, because some of what they
 longer to import than a small training takes to run.
 """
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lockstep
+from lockstep.bench.commands import bench
 from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
 from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
-from lockstep.parallel.launch import connect, launched_as, start_ranks
+from lockstep.parallel.launch import connect, launched_as, rank_counts_of, start_ranks
 from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.run_folder import RunFolder
 
@@ -269,7 +269,7 @@ def verify(
     """
     communicator = connect()
     config, _ = together(communicator, lambda: _configure(arguments, fields, None))
-    rank_counts = together(communicator, lambda: _rank_counts(ranks, communicator.world_size))
+    rank_counts = together(communicator, lambda: rank_counts_of(ranks, communicator.world_size))
     if max(rank_counts) > communicator.world_size == 1:
         where = [f"--ranks={','.join(map(str, rank_counts))}", f"--steps={steps}"]
         where.append(f"--results={results}")
@@ -291,22 +291,6 @@ def verify(
     else:
         click.echo("To see where, do this again with --trace true.")
     return FAILURE
-
-
-def _rank_counts(text: str | None, world_size: int) -> list[int]:
-    """Read the option --ranks."""
-    if text is None:
-        usual = [1, 2, 3, 4]
-        return (
-            usual if world_size == 1 else sorted({*usual, world_size} & set(range(world_size + 1)))
-        )
-    try:
-        counts = [int(word) for word in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise UserError(f"--ranks {text}: numbers of ranks, please, such as 1,2,4.")
-    return counts
 
 
 def _configure(
@@ -529,37 +513,4 @@ def _scaling_text(info: "DatasetInfo") -> str:
     return f"input = stored * {info.scale:.6g} + {info.offset:.6g}{hint}"
 
 
-# ---------------------------------------------------------------------------------- benchmarks
-
-
-@cli.group()
-def bench() -> None:
-    """Measure what parts of a training cost."""
-
-
-@bench.command()
-@click.option("--ranks", default="1,2,4", show_default=True, help="Numbers of ranks to measure on.")
-@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Repetitions.")
-@click.option("--steps", type=click.IntRange(1), help="Of a round; by network if unset.")
-@click.option(
-    "--out", type=_FILE, default="results/bench", show_default=True, help="Folder for the figures."
-)
-@click.option("--tiny", is_flag=True, hidden=True, help="Tiny networks, to see whether all works.")
-def reduction(ranks: str, rounds: int, steps: int | None, out: Path, *, tiny: bool) -> None:
-    """Compare step times of the ordered reduction, of MPI's own, and of none.
-
-    Starts as many MPI ranks as it needs; under an MPI launcher, it takes those that are there.
-    Writes reduction.md, reduction.json and reduction.png to the folder OUT.
-    """
-    words = ["bench", "reduction", f"--ranks={ranks}"]
-    words += [f"--rounds={rounds}", *([f"--steps={steps}"] if steps else []), f"--out={out}"]
-    words += ["--tiny"] if tiny else []
-    communicator = connect()
-    rank_counts = together(communicator, lambda: _rank_counts(ranks, communicator.world_size))
-    if max(rank_counts) > communicator.world_size == 1:
-        start_ranks(max(rank_counts), words)
-    from lockstep.bench.reduction import CASES, TINY_CASES, benchmark_reduction, with_steps
-
-    cases = with_steps(TINY_CASES if tiny else CASES, steps)
-    command = shlex.join(["lockstep", *words])
-    benchmark_reduction(communicator, rank_counts, rounds, cases, out, command)
+cli.add_command(bench)

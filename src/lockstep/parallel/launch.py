@@ -74,6 +74,35 @@ def connect() -> Communicator:
     return ranks
 
 
+def rank_counts_of(text: str | None, world_size: int) -> list[int]:
+    """Read the numbers of ranks that a command is to try.
+
+    Parameters
+    ----------
+    text : str or None
+        The option --ranks, such as "1,2,4". Without it 1 to 4, or what the launcher has started.
+    world_size : int
+        What the launcher has started.
+
+    Raises
+    ------
+    UserError
+        When the text holds something else.
+    """
+    if text is None:
+        usual = [1, 2, 3, 4]
+        return (
+            usual if world_size == 1 else sorted({*usual, world_size} & set(range(world_size + 1)))
+        )
+    try:
+        counts = [int(word) for word in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise UserError(f"--ranks {text}: numbers of ranks, please, such as 1,2,4.")
+    return counts
+
+
 def start_ranks(num_ranks: int, arguments: list[str]) -> None:
     """Replace this process by `num_ranks` ranks of `lockstep ARGUMENTS...`.
 
