@@ -20,13 +20,14 @@ class Loss:
 
     ``output(z)`` turns pre-activations into the network's outputs, in place.
     ``evaluate(z, target, losses, scratch)`` does the same and also writes each sample's loss to
-    `losses` (virtual ranks, 1, samples). ``delta(output, target, delta)`` writes the derivative
-    of each sample's loss by its pre-activations. `scratch` and `delta` have the shape of `z`.
+    `losses` (virtual ranks, 1, samples). ``delta(output, target, delta, scratch)`` writes the
+    derivative of each sample's loss by its pre-activations. `scratch` and `delta` have the shape
+    of `z`.
     """
 
     output: Callable[[Array], None]
     evaluate: Callable[[Array, Array, Array, Array], None]
-    delta: Callable[[Array, Array, Array], None]
+    delta: Callable[[Array, Array, Array, Array], None]
 
 
 def softmax(z: Array) -> None:
@@ -46,18 +47,23 @@ def cross_entropy(z: Array, target: Array, losses: Array, scratch: Array) -> Non
     Computed as log(sum(exp(z))) - z_true, which stays finite where the probability rounds to 0
     (Bishop 2006, equation 4.108, for a one-hot target).
     """
-    np.subtract(z, z.max(axis=1, keepdims=True), out=z)
+    largest = losses
+    np.maximum.reduce(z, axis=1, keepdims=True, out=largest)
+    np.subtract(z, largest, out=z)
+    z_true = losses
     np.multiply(z, target, out=scratch)
-    np.sum(scratch, axis=1, keepdims=True, out=losses)  # z_true
+    np.add.reduce(scratch, axis=1, keepdims=True, out=z_true)
+    total = scratch[:, :1]
     np.exp(z, out=z)
-    total = z.sum(axis=1, keepdims=True)
+    np.add.reduce(z, axis=1, keepdims=True, out=total)
     np.divide(z, total, out=z)
     np.log(total, out=total)
-    np.subtract(total, losses, out=losses)
+    np.subtract(total, z_true, out=losses)
 
 
-def cross_entropy_delta(output: Array, target: Array, delta: Array) -> None:
+def cross_entropy_delta(output: Array, target: Array, delta: Array, scratch: Array) -> None:
     """Write softmax with cross-entropy's derivative, output - target (Bishop 2006, eq. 4.109)."""
+    del scratch
     np.subtract(output, target, out=delta)
 
 
@@ -74,18 +80,19 @@ def quadratic(z: Array, target: Array, losses: Array, scratch: Array) -> None:
     sigmoid_output(z)
     np.subtract(z, target, out=scratch)
     np.multiply(scratch, scratch, out=scratch)
-    np.sum(scratch, axis=1, keepdims=True, out=losses)
+    np.add.reduce(scratch, axis=1, keepdims=True, out=losses)
     np.multiply(losses, 0.5, out=losses)
 
 
-def quadratic_delta(output: Array, target: Array, delta: Array) -> None:
+def quadratic_delta(output: Array, target: Array, delta: Array, scratch: Array) -> None:
     """Write the derivative of sigmoid with the quadratic cost (Nielsen 2015, equation 30).
 
     (output - target) output (1 - output).
     """
     np.subtract(1.0, output, out=delta)
     np.multiply(delta, output, out=delta)
-    np.multiply(delta, output - target, out=delta)
+    np.subtract(output, target, out=scratch)
+    np.multiply(delta, scratch, out=delta)
 
 
 LOSSES = {

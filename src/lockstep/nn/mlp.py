@@ -70,6 +70,9 @@ class Workspace:
 
     The caller fills `inputs` and `labels`, then calls `forward`, `evaluate` and `backward`.
 
+    Activations have a row per sample, the network's outputs a column per sample: the products
+    are fastest so, and so are sums over the few classes.
+
     Parameters
     ----------
     network : MLP
@@ -77,14 +80,16 @@ class Workspace:
     num_virtual_ranks : int
         How many virtual ranks this process runs side by side.
     num_samples : int
-        Columns per virtual rank. Shorter batches are padded: see `backward`.
+        Rows per virtual rank. Shorter batches are padded: see `backward`.
     dtype : dtype
         float32 or float64.
 
     Attributes
     ----------
+    rows : ndarray (num_virtual_ranks, num_samples, features + 1)
+        The inputs with a last column of ones, contiguous.
     inputs : ndarray (num_virtual_ranks, num_samples, features)
-        To be filled, a row per sample.
+        The same without the ones. To be filled, a row per sample.
     labels : ndarray of int32 (num_virtual_ranks, num_samples)
         To be filled.
     outputs : ndarray (num_virtual_ranks, classes, num_samples)
@@ -97,45 +102,52 @@ class Workspace:
         self, network: MLP, num_virtual_ranks: int, num_samples: int, dtype: DTypeLike
     ) -> None:
         def buffer(*shape: int, kind: DTypeLike = dtype) -> Array:
-            # Ones everywhere: the rows and columns that stand for the bias's input stay so.
+            # Ones everywhere: the columns that stand for the bias's input stay so.
             return np.ones((num_virtual_ranks, *shape), kind)
 
         self._activation = ACTIVATIONS[network.activation]
         self._loss = LOSSES[network.loss]
-        *hidden, classes = network.widths[1:]
-        rows = buffer(num_samples, network.widths[0] + 1)
-        self.inputs = rows[:, :, :-1]
+        features, *hidden, classes = network.widths
+        self.rows = buffer(num_samples, features + 1)
+        self.inputs = self.rows[:, :, :-1]
         self.labels: NDArray[np.int32] = buffer(num_samples, kind=np.int32)
+        self._label_rows = self.labels[:, np.newaxis, :]
         self._classes = np.arange(classes, dtype=np.int32)[:, np.newaxis]
-        self._target = buffer(classes, num_samples, kind=np.bool_)
+        self._target = buffer(classes, num_samples)
 
-        # Inputs of each layer with the bias's row of ones: the batch, transposed, and the
-        # activations of the hidden layers.
-        self._layer_inputs = [rows.transpose(0, 2, 1)]
-        self._layer_inputs += [buffer(width + 1, num_samples) for width in hidden]
-        self._activations = [layer[:, :-1] for layer in self._layer_inputs[1:]]
+        # Inputs of each layer with the bias's column of ones: the batch, and the activations of
+        # the hidden layers. What is done element by element is done on the ones too, for whole
+        # arrays are faster than views without their last column. Then the ones are restored, and
+        # in the deltas the column is left out.
+        self._layer_inputs = [self.rows, *(buffer(num_samples, width + 1) for width in hidden)]
+        self._transposed_inputs = [layer.transpose(0, 2, 1) for layer in self._layer_inputs]
+        self._activations = self._layer_inputs[1:]
+        self._ones = [a[:, :, -1] for a in self._activations]
         self._pre_activations = [
-            np.empty_like(a) if self._activation.keeps_input else a for a in self._activations
+            np.ones_like(a) if self._activation.keeps_input else a for a in self._activations
         ]
-        self._deltas = [buffer(width, num_samples) for width in network.widths[1:]]
-        self._scratch = [buffer(width, num_samples) for width in hidden]
+        self._products = [z[:, :, :-1] for z in self._pre_activations]
+        self._scratch = [np.ones_like(a) for a in self._activations]
+        self._hidden_deltas = [np.ones_like(a) for a in self._activations]
         self.outputs = buffer(classes, num_samples)
+        self._output_delta = buffer(classes, num_samples)
+        self._output_scratch = buffer(classes, num_samples)
+        self._deltas = [delta[:, :, :-1] for delta in self._hidden_deltas]
+        self._deltas.append(self._output_delta.transpose(0, 2, 1))
         self._losses = buffer(1, num_samples)
         self.losses = self._losses[:, 0]
 
     def forward(self, layers: Sequence[Array]) -> None:
         """Compute the last layer's pre-activations of the samples in `inputs`.
 
-        z = W^T a for every layer, where a ends with a row of ones and W with the bias.
+        z = a W for every layer, where a ends with a column of ones and W with the bias.
         """
-        hidden = zip(
-            layers[:-1], self._layer_inputs[:-1], self._pre_activations, self._activations,
-            self._scratch, strict=True,
-        )  # fmt: skip
-        for layer, a_before, z, a, scratch in hidden:
-            np.matmul(layer.T, a_before, out=z)
-            self._activation.apply(z, a, scratch)
-        np.matmul(layers[-1].T, self._layer_inputs[-1], out=self.outputs)
+        for index, layer in enumerate(layers[:-1]):
+            np.matmul(self._layer_inputs[index], layer, out=self._products[index])
+            a = self._activations[index]
+            self._activation.apply(self._pre_activations[index], a, self._scratch[index])
+            self._ones[index].fill(1)
+        np.matmul(layers[-1].T, self._transposed_inputs[-1], out=self.outputs)
 
     def predict(self, layers: Sequence[Array]) -> None:
         """Compute the `outputs` of the samples in `inputs`."""
@@ -145,8 +157,8 @@ class Workspace:
     def evaluate(self, layers: Sequence[Array]) -> None:
         """Compute the `outputs` and `losses` of the samples in `inputs` and `labels`."""
         self.forward(layers)
-        np.equal(self._classes, self.labels[:, np.newaxis, :], out=self._target)
-        self._loss.evaluate(self.outputs, self._target, self._losses, self._deltas[-1])
+        np.equal(self._classes, self._label_rows, out=self._target)
+        self._loss.evaluate(self.outputs, self._target, self._losses, self._output_scratch)
 
     def backward(
         self,
@@ -180,20 +192,21 @@ class Workspace:
         D. E. Rumelhart, G. E. Hinton, R. J. Williams, "Learning representations by
         back-propagating errors", Nature 323 (1986); Nielsen 2015, equations BP1 to BP4.
         """
-        delta = self._deltas[-1]
-        self._loss.delta(self.outputs, self._target, delta)
+        delta = self._output_delta
+        self._loss.delta(self.outputs, self._target, delta, self._output_scratch)
         np.multiply(delta, factor, out=delta)
         if used is not None:
             np.multiply(delta, used[:, np.newaxis, :], out=delta)
         for index in reversed(range(len(layers))):
             delta = self._deltas[index]
-            np.matmul(self._layer_inputs[index], delta.transpose(0, 2, 1), out=gradients[index])
+            np.matmul(self._transposed_inputs[index], delta, out=gradients[index])
             yield index
             if index > 0:
                 below = index - 1
-                np.matmul(layers[index][:-1], delta, out=self._deltas[below])
+                delta_below = self._hidden_deltas[below]
+                np.matmul(delta, layers[index].T, out=delta_below)
                 self._activation.backward(
-                    self._deltas[below],
+                    delta_below,
                     self._pre_activations[below],
                     self._activations[below],
                     self._scratch[below],

@@ -6,7 +6,7 @@ them by name.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy as np
 from lockstep.arrays import Array
 
 # Elements that go through all operations of an update before the next ones do, so that they
-# stay in the cache.
-_BLOCK_SIZE = 16384
+# stay in the cache. Smaller blocks are slower: every operation on a block has its price too.
+_BLOCK_SIZE = 131_072
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Optimizer:
 
     A step has two halves. `make_update` turns the gradient into the update, and may do so for
     any slice, because all of it is element-wise: ranks can share that work. `apply` takes the
-    update to a replica of the parameters.
+    update to a replica of the parameters. `step` does both, for whoever shares with nobody.
 
     Parameters
     ----------
@@ -60,8 +60,11 @@ class Optimizer:
         # update only has that part of the state.
         self.state = {slot: np.zeros(like.shape, like.dtype) for slot in self.slots}
         self._scratch = np.empty(min(like.size, _BLOCK_SIZE), like.dtype)
-        self._weight_slices = weight_slices
         self._hyperparameters = hyperparameters
+        self._blocks = [
+            (block, [part for weights in weight_slices if (part := _overlap(block, weights))])
+            for block in _blocks(slice(0, like.size))
+        ]
 
     def make_update(self, gradient: Array, where: slice, learning_rate: float, step: int) -> None:
         """Turn a slice of the mean gradient into the update, in place.
@@ -77,14 +80,11 @@ class Optimizer:
         step : int
             Counted from 0.
         """
-        for start in range(where.start, where.stop, _BLOCK_SIZE):
-            part = slice(start, min(start + _BLOCK_SIZE, where.stop))
-            state = tuple(self.state[slot][part] for slot in self.slots)
-            scratch = self._scratch[: part.stop - part.start]
-            self._make(gradient[part], state, scratch, learning_rate, step)
+        for block in _blocks(where):
+            self._make_block(gradient, block, learning_rate, step)
 
     def apply(self, parameters: Array, update: Array, learning_rate: float) -> None:
-        """Take the step of one replica, in place: p <- p - update.
+        """Take the step of one replica, in place.
 
         Parameters
         ----------
@@ -95,8 +95,43 @@ class Optimizer:
         learning_rate : float
             Of this step.
         """
-        del learning_rate
-        np.subtract(parameters, update, out=parameters)
+        for block, weights in self._blocks:
+            self._apply_block(parameters, update, block, weights, learning_rate)
+
+    def step(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
+        """Make the update and apply it, block by block: the same bits, in one go through memory.
+
+        Parameters
+        ----------
+        parameters : ndarray (num_parameters,)
+            Updated in place.
+        gradient : ndarray (num_parameters,)
+            The mean gradient; overwritten with the update.
+        learning_rate : float
+            Of this step.
+        step : int
+            Counted from 0.
+        """
+        for block, weights in self._blocks:
+            self._make_block(gradient, block, learning_rate, step)
+            self._apply_block(parameters, gradient, block, weights, learning_rate)
+
+    def _make_block(self, gradient: Array, block: slice, learning_rate: float, step: int) -> None:
+        state = tuple(self.state[slot][block] for slot in self.slots)
+        scratch = self._scratch[: block.stop - block.start]
+        self._make(gradient[block], state, scratch, learning_rate, step)
+
+    def _apply_block(
+        self,
+        parameters: Array,
+        update: Array,
+        block: slice,
+        weights: list[slice],
+        learning_rate: float,
+    ) -> None:
+        """Take the step of a block, of which `weights` are no biases: p <- p - update."""
+        del weights, learning_rate
+        np.subtract(parameters[block], update[block], out=parameters[block])
 
     def _make(
         self,
@@ -216,12 +251,28 @@ class AdamW(Adam):
     as in PyTorch, the base learning rate multiplies the decay too, and biases are spared.
     """
 
-    def apply(self, parameters: Array, update: Array, learning_rate: float) -> None:
-        """Let the weights decay, then take the step; see `Optimizer.apply`."""
+    def _apply_block(
+        self,
+        parameters: Array,
+        update: Array,
+        block: slice,
+        weights: list[slice],
+        learning_rate: float,
+    ) -> None:
         keep = 1.0 - learning_rate * self._hyperparameters.weight_decay
-        for weights in self._weight_slices:
-            np.multiply(parameters[weights], keep, out=parameters[weights])
-        super().apply(parameters, update, learning_rate)
+        for part in weights:
+            np.multiply(parameters[part], keep, out=parameters[part])
+        super()._apply_block(parameters, update, block, weights, learning_rate)
+
+
+def _blocks(where: slice) -> Iterator[slice]:
+    for start in range(where.start, where.stop, _BLOCK_SIZE):
+        yield slice(start, min(start + _BLOCK_SIZE, where.stop))
+
+
+def _overlap(a: slice, b: slice) -> slice | None:
+    start, stop = max(a.start, b.start), min(a.stop, b.stop)
+    return slice(start, stop) if start < stop else None
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

@@ -21,6 +21,9 @@ class Request(Protocol):
     def Test(self) -> bool:  # noqa: N802 - mpi4py's name
         """Let it make progress; return whether it is done."""
 
+    def Wait(self) -> object:  # noqa: N802 - mpi4py's name
+        """Wait until it is done."""
+
 
 class Peers(Protocol):
     """Ranks that send each other messages."""

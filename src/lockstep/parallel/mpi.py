@@ -15,8 +15,10 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
+from lockstep.parallel.binding import gather_bindings
 from lockstep.parallel.choice import fastest, self_test
 from lockstep.parallel.communicator import Reduction
+from lockstep.parallel.crowding import find_crowding
 from lockstep.parallel.exchange import AllToAll, Direct, Exchange, HalvingDoubling, Request
 from lockstep.parallel.library import LibraryReduction
 from lockstep.parallel.ordered import Memory, OrderedReduction, OwnMemory, Place
@@ -125,7 +127,7 @@ class MPIRanks:
 
     def library_ways(self, subtotals: Subtotals) -> list[Callable[[], Reduction]]:
         """Return makers of the ways to leave the sum to the library."""
-        messages = Messages(self._comm)
+        messages = Messages(self._comm, self._wait)
         return [
             partial(LibraryReduction, name, messages, subtotals, by_group=by_group)
             for name, by_group in [
@@ -151,9 +153,8 @@ class MPIRanks:
             for way, exchange in _ways_to_exchange(place, subtotals).items()
         ]
 
-    @staticmethod
     def _make(
-        name: str, subtotals: Subtotals, nodes: "_Nodes", exchange: "_Way | None"
+        self, name: str, subtotals: Subtotals, nodes: "_Nodes", exchange: "_Way | None"
     ) -> Reduction:
         place = nodes.place(subtotals)
         shape = len(place.row_nodes) + 1, subtotals.num_parameters
@@ -161,7 +162,7 @@ class MPIRanks:
         if nodes.comm is None:
             memory = OwnMemory(*shape, subtotals.dtype)
         else:
-            memory = SharedMemory(nodes.comm, *shape, subtotals.dtype)
+            memory = SharedMemory(nodes.comm, self._wait, *shape, subtotals.dtype)
         make_exchange = partial(exchange, nodes.across) if exchange and nodes.across else None
         return OrderedReduction(name, subtotals, place, memory, make_exchange)
 
@@ -175,6 +176,12 @@ class MPIRanks:
     def split_by_node(self) -> MPI.Intracomm:
         """Return the communicator of the ranks that can share memory with this one; collective."""
         return cast("MPI.Intracomm", self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
+
+    @cached_property
+    def _wait(self) -> "Wait":
+        """How to wait within a step; collective."""
+        is_crowded = find_crowding(gather_bindings(self), 1, self.library) is not None
+        return _wait_politely if is_crowded else _wait_alert
 
     @cached_property
     def _nodes(self) -> "_Nodes":
@@ -195,12 +202,13 @@ class MPIRanks:
         node = next(n for n, ranks in enumerate(ranks_by_node) if self.rank in ranks)
         local_rank = ranks_by_node[node].index(self.rank)
         num_parts = min(map(len, ranks_by_node))
+        wait = self._wait
         across = None
         if len(ranks_by_node) > 1:
             # Those that have the same part of the vector on each node.
             color = local_rank if local_rank < num_parts else MPI.UNDEFINED
             column = self._comm.Split(color, node)
-            across = Messages(column) if column != MPI.COMM_NULL else None
+            across = Messages(column, wait) if column != MPI.COMM_NULL else None
         is_shared = comm is not None and max(map(len, ranks_by_node)) > 1
         return _Nodes(ranks_by_node, node, local_rank, comm if is_shared else None, across)
 
@@ -208,12 +216,19 @@ class MPIRanks:
 class Messages:
     """Messages between the ranks of an MPI communicator; see `Peers` and `AllReduce`.
 
-    All of them are non-blocking, and whoever waits lets others have the core: with more ranks
-    than cores, a rank that polled without a pause would only keep the others from arriving.
+    All of them are non-blocking.
+
+    Parameters
+    ----------
+    comm : MPI.Comm
+        The ranks.
+    wait : callable
+        Waits for a request.
     """
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    def __init__(self, comm: MPI.Comm, wait: "Wait") -> None:
         self._comm = comm
+        self._wait = wait
         self.rank = comm.Get_rank()
         self.world_size = comm.Get_size()
 
@@ -240,18 +255,24 @@ class Messages:
         return self._comm.Irecv(values, peer)
 
     def wait(self, requests: Sequence[Request]) -> None:
-        """Test until all are done."""
+        """Wait for all."""
         for request in requests:
-            _wait(request)
+            self._wait(request)
 
 
 class SharedMemory:
     """An MPI shared-memory window of the ranks of one node; see `Memory`."""
 
     def __init__(
-        self, comm: MPI.Intracomm, num_rows: int, length: int, dtype: np.dtype[np.generic]
+        self,
+        comm: MPI.Intracomm,
+        wait: "Wait",
+        num_rows: int,
+        length: int,
+        dtype: np.dtype[np.generic],
     ) -> None:
         self._comm = comm
+        self._wait = wait
         num_bytes = num_rows * length * dtype.itemsize
         is_first = comm.Get_rank() == 0
         self._window = MPI.Win.Allocate_shared(
@@ -264,9 +285,9 @@ class SharedMemory:
         self.rows: Array = np.ndarray((num_rows, length), dtype, buffer=memory)  # type: ignore[arg-type]
 
     def meet(self) -> None:
-        """Pass a barrier, giving way to others while waiting."""
+        """Pass a barrier."""
         self._window.Sync()
-        _wait(self._comm.Ibarrier())
+        self._wait(self._comm.Ibarrier())
         self._window.Sync()
 
     def free(self) -> None:
@@ -275,8 +296,17 @@ class SharedMemory:
         self._window.Free()
 
 
-def _wait(request: Request) -> None:
-    """Wait for a request, and let others have the core meanwhile."""
+# Waits for a request within a step.
+Wait = Callable[[Request], None]
+
+
+def _wait_alert(request: Request) -> None:
+    """Wait on a core of one's own, which nobody else needs."""
+    request.Wait()
+
+
+def _wait_politely(request: Request) -> None:
+    """Wait and let others have the core, for they may be the ones that are waited for."""
     while not request.Test():
         os.sched_yield()
 

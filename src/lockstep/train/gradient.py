@@ -81,16 +81,12 @@ class Backpropagation:
         """
         self._workspace.evaluate(self._layers)
         *leaves, notes = reduction.leaves
-        notes[:, 0] = self._loss_sums(used)
-        notes[:, 1:] = 0
-        notes[0, 1:] = save, stop
+        losses = self._workspace.losses
+        if used is not None:
+            np.multiply(losses, used, out=losses)
+        np.add.reduce(losses, axis=1, out=notes[:, 0])
+        notes[:, 1] = save
+        notes[:, 2] = stop
         reduction.add(len(leaves))
         for layer in self._workspace.backward(self._layers, leaves, 1.0 / num_samples, used):
             reduction.add(layer)
-
-    def _loss_sums(self, used: NDArray[np.bool_] | None) -> Array:
-        losses = self._workspace.losses
-        if used is not None:
-            losses = losses * used
-        sums: Array = np.add.reduce(losses, axis=1)
-        return sums

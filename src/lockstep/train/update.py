@@ -79,22 +79,26 @@ class Update:
             [slice(*part) for part in json.loads(text)]
             for text in communicator.gather_texts(bounds)
         ]
+        self._all_make_all = all(parts == [slice(0, size)] for parts in self._parts_by_rank)
 
     def __call__(self, step: int, clock: Clock) -> Notes:
         """Take the step, counted from 0, and return the notes of all virtual ranks; collective."""
         learning_rate = self._schedule(step)
-        update = self._reduction.reduce_scatter() if self._is_shared else self._whole_gradient()
+        gradient = self._reduction.reduce_scatter() if self._is_shared else self._whole_gradient()
         clock.lap("reduce")
-        self._add_penalty(update)
+        self._add_penalty(gradient)
         if self._config.training.trace:
-            self.gradient_digests = layer_digests(self._network, update)
+            self.gradient_digests = layer_digests(self._network, gradient)
+        if self._all_make_all:
+            self._optimizer.step(self._parameters, gradient, learning_rate, step)
+            clock.lap("update")
+            return Notes.of_sum(gradient)
         for part in self._parts:
-            self._optimizer.make_update(update, part, learning_rate, step)
+            self._optimizer.make_update(gradient, part, learning_rate, step)
         clock.lap("update")
-        if self._is_shared:
-            update = self._reduction.all_gather()
-            clock.lap("reduce")
-        self._optimizer.apply(self._parameters, update[: self._parameters.size], learning_rate)
+        update = self._reduction.all_gather()
+        clock.lap("reduce")
+        self._optimizer.apply(self._parameters, update, learning_rate)
         clock.lap("update")
         return Notes.of_sum(update)
 

@@ -63,12 +63,16 @@ def test_the_update_made_in_slices_and_blocks_is_the_update(monkeypatch, name, b
     # Ranks share it, and each takes its part in blocks that fit the cache: the same bits.
     generator = np.random.default_rng(0)
     gradients = generator.standard_normal((3, 1001)).astype("f4")
+    weights = [slice(0, 90), slice(100, 999)]
 
     def train(slices):
         parameters = np.linspace(-1, 1, 1001, dtype="f4")
-        optimizer = OPTIMIZERS[name](parameters, [slice(0, 999)], Hyperparameters(weight_decay=0.1))
+        optimizer = OPTIMIZERS[name](parameters, weights, Hyperparameters(weight_decay=0.1))
         for step, gradient in enumerate(gradients):
             update = gradient.copy()
+            if slices is None:
+                optimizer.step(parameters, update, 0.01, step)
+                continue
             for where in slices:
                 optimizer.make_update(update, where, 0.01, step)
             optimizer.apply(parameters, update, 0.01)
@@ -77,6 +81,8 @@ def test_the_update_made_in_slices_and_blocks_is_the_update(monkeypatch, name, b
     whole = train([slice(0, 1001)])
     monkeypatch.setattr(optimizers, "_BLOCK_SIZE", block_size)
     assert train([slice(0, 333), slice(333, 700), slice(700, 1001)]) == whole
+    # Whoever makes all of it takes the step at once.
+    assert train(None) == whole
 
 
 def test_a_slice_of_the_update_leaves_the_rest_alone():

@@ -20,14 +20,14 @@ LIMIT_S = 60
 @pytest.fixture
 def steps(monkeypatch):
     """Count the steps, and let a test wait for one of them."""
-    apply = Optimizer.apply
+    step = Optimizer.step
     done = threading.Semaphore(0)
 
     def counting(*arguments):
-        apply(*arguments)
+        step(*arguments)
         done.release()
 
-    monkeypatch.setattr(Optimizer, "apply", counting)
+    monkeypatch.setattr(Optimizer, "step", counting)
     return done
 
 
