@@ -5,8 +5,9 @@ An activation is a pair of functions on arrays of any shape:
 - ``apply(z, a, scratch)`` writes the activations of the pre-activations `z` to `a`;
 - ``backward(delta, z, a, scratch)`` multiplies `delta` by the derivative at `z`.
 
-`scratch` is an array of the same shape that both may overwrite. `z` and `a` are one and the same
-array unless the activation `keeps_input`, because most derivatives follow from `a` alone.
+`scratch` is an array of the same shape that both may overwrite, as `backward` may `z` and `a`. The
+latter two are one and the same array unless the activation `keeps_input`, because most derivatives
+follow from `a` alone.
 """
 
 import math
@@ -109,8 +110,8 @@ def gelu(z: Array, a: Array, scratch: Array) -> None:
 def gelu_backward(delta: Array, z: Array, a: Array, scratch: Array) -> None:
     """Multiply `delta` by (1 + t) / 2 + z (1 - t**2) u'(z) / 2, where t = tanh u(z).
 
-    `a` is overwritten: nothing needs it once the layer's weight gradient is known, and the
-    caller passes a layer's activations only after that.
+    `z` and `a` are overwritten: nothing needs them once the layer's weight gradient is known, and
+    the caller passes them only after that.
     """
     _gelu_tanh(z, scratch)
     np.multiply(z, z, out=a)
@@ -120,7 +121,8 @@ def gelu_backward(delta: Array, z: Array, a: Array, scratch: Array) -> None:
     np.multiply(a, z, out=a)  # z u'(z)
     # (1 + t) / 2 + (1 - t**2) z u' / 2  =  (1 + t) / 2 * (1 + (1 - t) z u')
     np.multiply(delta, 0.5, out=delta)
-    np.multiply(a, 1.0 - scratch, out=a)
+    np.subtract(1.0, scratch, out=z)
+    np.multiply(a, z, out=a)
     np.add(a, 1.0, out=a)
     np.multiply(delta, a, out=delta)
     np.add(scratch, 1.0, out=scratch)
