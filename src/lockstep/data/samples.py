@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from lockstep.arrays import Array
 from lockstep.data.dataset_file import DatasetFile
-from lockstep.data.sources.table import detect_delimiter, open_records
 from lockstep.errors import UserError
 
 
@@ -104,6 +103,9 @@ def _read_npy(path: Path, form: Form) -> Array:
 
 
 def _read_csv(path: Path, form: Form) -> Array:
+    # A training reads none, and is to start quickly.
+    from lockstep.data.sources.table import detect_delimiter, open_records  # noqa: PLC0415
+
     num_features = prod(form.feature_shape)
     rows: list[NDArray[np.float64]] = []
     with open_records(path, detect_delimiter(path)) as records:

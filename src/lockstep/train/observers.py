@@ -7,14 +7,16 @@ the loop never asks for its rank.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from lockstep.arrays import Array
 from lockstep.train.evaluation import Examination
 from lockstep.train.trace import TraceLine
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,11 @@ class Console(Observer):
         self._bar: tqdm | None = None
 
     def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
-        """Show a new bar."""
-        # With disable=None, tqdm is silent where there is no terminal.
+        """Show a new bar, if there is a terminal."""
+        if not (self._width or sys.stdout.isatty()):
+            return
+        from tqdm import tqdm  # noqa: PLC0415 - only where it is seen, for a quick start
+
         self._bar = tqdm(
             total=num_steps,
             initial=num_done,
@@ -219,7 +224,6 @@ class Console(Observer):
             leave=False,
             # The stream of the epochs' lines: a launcher may reorder two streams.
             file=sys.stdout,
-            disable=False if self._width else None,
             ncols=self._width,
         )
 
