@@ -293,6 +293,52 @@ def verify(
     return FAILURE
 
 
+@cli.command()
+@click.option("--data", type=_FILE, help="Data set file whose reading is to be timed.")
+@click.option(
+    "-n", "--num-ranks", type=click.IntRange(2), help="Ranks to try MPI with.  [default: 2]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all figures.")
+@click.option("--only-ranks", is_flag=True, hidden=True, help="What ranks find together.")
+def doctor(data: Path | None, num_ranks: int | None, *, as_json: bool, only_ranks: bool) -> int:
+    """Look at this machine for up to 20 seconds: what works, what is slow, what mends it.
+
+    MPI and its launcher, the cores of the ranks, the BLAS library and its kernels, memory, and
+    the speed of reading. Starts some ranks itself; under an MPI launcher it looks at those that
+    are there. Ends with exit code 1 if something is broken.
+
+    \b
+      lockstep doctor --data data/mnist.h5 -n 4
+      srun lockstep doctor
+    """
+    import json
+
+    from lockstep.doctor import ranks
+    from lockstep.doctor.examination import examine
+    from lockstep.doctor.findings import Finding, are_usable, content, summary
+
+    communicator = connect()
+    if num_ranks and communicator.world_size > 1:
+        raise SharedError("The ranks are there already, so drop -n.")
+    if only_ranks:
+        found = ranks.examine(communicator)
+    else:
+        found = examine(communicator, num_ranks or 2, data, Path("results"))
+    findings: list[Finding] = []
+    for finding in found:
+        if communicator.rank == 0 and not as_json:
+            # As it is found, for all of it takes a while.
+            if not findings or finding.topic != findings[-1].topic:
+                click.echo(f"\n{finding.topic}" if findings else finding.topic)
+            click.echo(finding)
+        findings.append(finding)
+    if communicator.rank == 0:
+        as_text = f"\n{summary(findings)}"
+        layout = None if only_ranks else 2
+        click.echo(json.dumps(content(findings), indent=layout) if as_json else as_text)
+    return 0 if are_usable(findings) else FAILURE
+
+
 def _configure(
     arguments: tuple[str, ...], fields: dict[str, str | None], resume: Path | None
 ) -> tuple[Config, dict[str, str]]:

@@ -39,6 +39,14 @@ class Data:
     """What to train on."""
 
     data: Annotated[str, Meta(description="Data set file, made by `lockstep convert`.")] = ""
+    memory_budget_mb: Annotated[
+        _Positive,
+        Meta(
+            description="Megabytes (of 1,000,000 bytes) for the samples that a rank keeps in "
+            "memory. A data set of more than that is read block by block and shuffled in two "
+            "levels, blocks and rows within a block, so its results depend on the budget."
+        ),
+    ] = 1024.0
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,14 @@ class Training:
         ),
     ] = "ordered"
     threads_per_rank: Annotated[
-        _Count, Meta(description="BLAS threads of each rank; another number gives other bits.")
-    ] = 1
+        int,
+        Meta(
+            ge=0,
+            description="BLAS threads of each rank, at most one for each core that it may run on; "
+            "another number gives other bits. 0: what OMP_NUM_THREADS or the BLAS library's own "
+            "variable says, or else 1.",
+        ),
+    ] = 0
     patience: Annotated[
         int,
         Meta(

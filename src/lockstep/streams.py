@@ -22,9 +22,12 @@ class Purpose(IntEnum):
     SAMPLE_ORDER = 2
     SPLIT = 3
     SHUFFLE = 4
+    BLOCK_ORDER = 5
 
 
-def philox(seed: int, purpose: Purpose, index: int = 0, virtual_rank: int = 0) -> np.random.Philox:
+def philox(
+    seed: int, purpose: Purpose, index: int = 0, virtual_rank: int = 0, part: int = 0
+) -> np.random.Philox:
     """Return the bit generator at one address.
 
     Parameters
@@ -37,14 +40,16 @@ def philox(seed: int, purpose: Purpose, index: int = 0, virtual_rank: int = 0) -
         The epoch, step or layer.
     virtual_rank : int
         The virtual rank that draws.
+    part : int
+        Which part of its numbers, where they are drawn in parts.
 
     Returns
     -------
     numpy.random.Philox
-        Keyed by (seed, purpose). Its counter starts at (0, 0, index, virtual_rank), least
-        significant word first, so a stream has 2**128 counter steps of
+        Keyed by (seed, purpose). Its counter starts at (0, part, index, virtual_rank), least
+        significant word first, so a stream has 2**64 counter steps of
         four draws each before it meets the next one.
     """
     key = np.array([seed, purpose], dtype=np.uint64)
-    counter = np.array([0, 0, index, virtual_rank], dtype=np.uint64)
+    counter = np.array([0, part, index, virtual_rank], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter)

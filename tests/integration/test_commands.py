@@ -266,8 +266,8 @@ def test_help_is_there_for_every_command(program):
     told = program("--help").stdout
     commands = re.findall(r"^  (\w+)  +\S", told.split("Commands:")[1], re.MULTILINE)
     assert commands == [
-        "bench", "compare", "convert", "evaluate", "inspect", "predict", "report", "train",
-        "verify",
+        "bench", "compare", "convert", "doctor", "evaluate", "inspect", "predict", "report",
+        "train", "verify",
     ]  # fmt: skip
     for command in commands:
         assert len(program(command, "--help").stdout.splitlines()) > 5

@@ -28,3 +28,10 @@ def test_streams_do_not_overlap_within_reach():
     one = philox(0, Purpose.SAMPLE_ORDER, 0, 0).random_raw(100_000)
     two = philox(0, Purpose.SAMPLE_ORDER, 1, 0).random_raw(100_000)
     assert not np.isin(one, two).any()
+
+
+def test_the_parts_of_a_stream_do_not_overlap():
+    generator = philox(7, Purpose.BLOCK_ORDER, index=3, virtual_rank=5, part=2)
+    assert generator.state["state"]["counter"].tolist() == [0, 2, 3, 5]
+    one, two = (philox(0, Purpose.SAMPLE_ORDER, part=part).random_raw(100_000) for part in (0, 1))
+    assert not np.isin(one, two).any()

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.arrays import Array
+from lockstep.data.blocks import ShuffledOrder, StoredOrder
 from lockstep.data.dataset_file import DatasetFile
+from lockstep.data.memory import MemoryBudget, kept_dtype
+from lockstep.data.rows import Layout, RowReader, Rows, RowsInBlocks, RowsInMemory
 from lockstep.data.shards import Sharding
-from lockstep.errors import UserError
-from lockstep.streams import Purpose, philox
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ class Scaling:
         if self._has_offset:
             np.add(out, self.offset, out=out)
 
+    def with_column(self) -> "Scaling":
+        """Return the same for rows with one more column, whatever becomes of that."""
+        one_more = np.zeros(1, self.scale.dtype)
+        return Scaling(*(
+            np.append(values, one_more) if values.ndim else values
+            for values in (self.scale, self.offset)
+        ))  # fmt: skip
+
 
 def scaling_of(dataset: DatasetFile, dtype: str) -> Scaling:
     """Return a data set's scaling in the network's dtype."""
@@ -48,41 +56,42 @@ def scaling_of(dataset: DatasetFile, dtype: str) -> Scaling:
     )
 
 
-def _check_labels(dataset: DatasetFile, split: str, labels: NDArray[np.int32]) -> None:
-    num_classes = dataset.info.num_classes
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise UserError(
-            f"{dataset.path}: {split}/y has labels outside 0 to {num_classes - 1}, though there "
-            f"are {num_classes} class names. Convert the data again with `lockstep convert`."
-        )
-
-
 class Batches:
-    """The batches of a block of virtual ranks.
+    """The batches of a rank's virtual ranks.
 
     Call `shuffle` or `in_stored_order` before the first `fill`. Every batch has the same shape.
     Where a virtual rank has fewer samples than that in a step, the rest is padding, marked in
     `used`.
 
+    The rank's rows are read at once if they fit into the budget, otherwise block by block while
+    the batches are taken. What the batches are does not depend on that.
+
     Parameters
     ----------
     dataset : DatasetFile
-        Open; only the block's rows are read, at once, and stay in memory as they are stored.
+        Open.
     split : str
         "train", "validation" or "test".
     sharding : Sharding
         Of that split.
     virtual_ranks : range
-        The block.
+        The rank's own.
     scaling : Scaling
-        Applied to each batch.
+        Of the inputs.
+    budget : MemoryBudget
+        For the data set.
 
     Attributes
     ----------
     shape : tuple of int
-        (virtual ranks of the block, samples of a padded local batch).
+        (own virtual ranks, samples of a padded local batch).
     used : ndarray of bool, `shape`, or None
         After `fill`: which samples are no padding; None when all are.
+
+    Raises
+    ------
+    UserError
+        When the rows can't be read, or a label is no class index.
     """
 
     def __init__(
@@ -92,85 +101,116 @@ class Batches:
         sharding: Sharding,
         virtual_ranks: range,
         scaling: Scaling,
+        budget: MemoryBudget,
     ) -> None:
+        info = dataset.info
         self.sharding = sharding
         self.virtual_ranks = virtual_ranks
-        self._scaling = scaling
-        self._sizes = sharding.shard_sizes
+        sizes = sharding.shard_sizes
         # A batch that is larger than the split would be padded for nothing.
-        self._local_batch_sizes = [
-            min(pair) for pair in zip(sharding.local_batch_sizes, self._sizes, strict=True)
-        ]
-        self._starts = [0, *accumulate(self._sizes)]
-        self._first_row = self._starts[virtual_ranks.start]
-        last_row = self._starts[virtual_ranks.stop]
-        self._x, self._y = dataset.read(split, self._first_row, last_row)
-        _check_labels(dataset, split, self._y)
-        self.shape = (len(virtual_ranks), max(1, *self._local_batch_sizes))
-        self._stored = np.empty((*self.shape, self._x.shape[1]), self._x.dtype)
+        full = list(map(min, sharding.local_batch_sizes, sizes))
+        last = [size - (len(self) - 1) * most for size, most in zip(sizes, full, strict=True)]
+        # Of all virtual ranks, for shapes must not depend on where they run.
+        self.shape = (len(virtual_ranks), max(1, *full))
+        own = slice(virtual_ranks.start, virtual_ranks.stop)
+        self._full, self._last = (_Padding(counts[own], self.shape) for counts in (full, last))
         self.used: NDArray[np.bool_] | None = None
 
-    def shuffle(self, seed: int, epoch: int) -> None:
-        """Take the rows of each shard in an order of their own.
+        dtype = kept_dtype(info.dtype, scaling.scale.dtype)
+        self._is_scaled = dtype == scaling.scale.dtype
+        self._scaling = scaling.with_column()
+        self._stored = np.empty((*self.shape, info.num_features + 1), dtype)
 
-        The order is a pure function of (seed, epoch, virtual rank). It sorts the raw output of
-        the counter-based generator, which NumPy guarantees never to change (NEP 19), unlike
-        that of its own shuffling.
+        # Reads the labels once more, for a wrong one is not to be found in the middle of an epoch.
+        first_row = sharding.shards[virtual_ranks[0]].start
+        last_row = sharding.shards[virtual_ranks[-1]].stop
+        dataset.class_counts(split, first_row, last_row)
+        reader = RowReader(dataset, split, scaling.apply if self._is_scaled else _copy)
+        layout = Layout(budget.blocks(split, sharding), virtual_ranks, self.shape, full[own])
+        kind = RowsInMemory if budget.fits(split, last_row - first_row) else RowsInBlocks
+        self._rows: Rows = kind(layout, reader, info.num_features, dtype)
+
+    def shuffle(self, seed: int, epoch: int) -> None:
+        """Take the rows of each shard in a random order of their own.
+
+        The order is a pure function of seed, epoch, virtual rank, data set and budget.
         """
-        orders = []
-        for virtual_rank in self.virtual_ranks:
-            generator = philox(seed, Purpose.SAMPLE_ORDER, epoch, virtual_rank)
-            keys = generator.random_raw(self._sizes[virtual_rank])
-            orders.append(np.argsort(keys, kind="stable"))
-        self._schedule(orders)
+        self._rows.begin(ShuffledOrder(seed, epoch))
 
     def in_stored_order(self) -> None:
         """Take the rows of each shard as they are stored."""
-        self._schedule([np.arange(self._sizes[v]) for v in self.virtual_ranks])
+        self._rows.begin(StoredOrder())
 
-    def _schedule(self, orders: list[NDArray[np.int64]]) -> None:
-        """Lay the orders out as a table of rows by step, virtual rank and sample; -1 pads."""
-        num_steps = self.sharding.steps_per_epoch
-        table = np.full((num_steps, *self.shape), -1, np.int64)
-        for own, virtual_rank in enumerate(self.virtual_ranks):
-            rows = orders[own] + (self._starts[virtual_rank] - self._first_row)
-            width = self._local_batch_sizes[virtual_rank]
-            padded = np.full(num_steps * width, -1, np.int64)
-            padded[: len(rows)] = rows
-            table[:, own, :width] = padded.reshape(num_steps, width)
-        is_padding = table < 0
-        self._used: NDArray[np.bool_] = ~is_padding
-        self._is_full: list[bool] = [bool(used.all()) for used in self._used]
-        self._table: NDArray[np.int64] = np.where(is_padding, 0, table)
-
-    def fill(self, step: int, inputs: Array, labels: NDArray[np.int32]) -> None:
+    def fill(self, step: int, rows: Array, labels: NDArray[np.int32]) -> None:
         """Write the batch of a step.
 
         Parameters
         ----------
         step : int
             Of the epoch, counted from 0.
-        inputs : ndarray (*shape, num_features)
-            Overwritten with the scaled samples; padding is zero.
+        rows : ndarray (*shape, num_features + 1)
+            Overwritten with the scaled samples and a last column of ones; padding is zero, but
+            for that column. Contiguous, in the network's dtype.
         labels : ndarray of int32, `shape`
             Overwritten with the class indices.
+
+        Raises
+        ------
+        UserError
+            When the rows are read in the background and can't be.
         """
-        if len(self._x):
-            rows = self._table[step]
-            # Clipping needs no check of the indices, so the gather goes straight to the buffer.
-            np.take(self._x, rows, axis=0, out=self._stored, mode="clip")
-            np.take(self._y, rows, out=labels, mode="clip")
-            self._scaling.apply(self._stored, inputs)
-        self.used = None
-        if not self._is_full[step]:
-            self.used = self._used[step]
-            inputs[~self.used] = 0
+        held = self._rows.at(step)
+        places = held.places[step - held.first_step]
+        # Clipping needs no check of the places, so the gather goes straight to the buffer.
+        held.y.take(places, out=labels, mode="clip")
+        if self._is_scaled:
+            held.x.take(places, axis=0, out=rows, mode="clip")
+        else:
+            held.x.take(places, axis=0, out=self._stored, mode="clip")
+            # Exact, for the type is narrower; NumPy is slower, and needs a buffer, when it is to
+            # convert and multiply at a time, or to leave out the column of ones.
+            np.copyto(rows, self._stored)
+            self._scaling.apply(rows, rows)
+            rows[:, :, -1] = 1
+        padding = self._last if step == len(self) - 1 else self._full
+        padding.clear(rows)
+        self.used = padding.used
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Return the split's row number of every sample of a step, `shape`."""
-        rows: NDArray[np.int64] = self._table[step] + self._first_row
+        """Return the split's row number of every sample of a step, `shape`, after its `fill`."""
+        held = self._rows.at(step)
+        rows: NDArray[np.int64] = held.places[step - held.first_step] + held.row_offsets
         return rows
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
+        return self.sharding.steps_per_epoch
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over the steps of an epoch."""
-        return iter(range(self.sharding.steps_per_epoch))
+        return iter(range(len(self)))
+
+
+class _Padding:
+    """What is no sample in a batch.
+
+    Parameters
+    ----------
+    counts : list of int
+        Samples by virtual rank.
+    shape : tuple of int
+        (virtual ranks, samples of a padded local batch).
+    """
+
+    def __init__(self, counts: list[int], shape: tuple[int, int]) -> None:
+        used = np.arange(shape[1]) < np.array(counts)[:, np.newaxis]
+        self.used = None if used.all() else used
+        self._ends = [(own, count) for own, count in enumerate(counts) if count < shape[1]]
+
+    def clear(self, rows: Array) -> None:
+        for own, count in self._ends:
+            rows[own, count:, :-1] = 0
+
+
+def _copy(stored: Array, out: Array) -> None:
+    np.copyto(out, stored)

@@ -13,6 +13,7 @@ are little-endian, no filter is applied, and everything can be read by HDF5 1.8 
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -163,7 +164,13 @@ class DatasetFile:
     ) -> None:
         self.close()
 
-    def read(self, split: str, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    def read(
+        self,
+        split: str,
+        start: int,
+        stop: int,
+        out: tuple[NDArray[Any], NDArray[np.int32]] | None = None,
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Read the rows `start` to `stop` of a split.
 
         Parameters
@@ -172,6 +179,8 @@ class DatasetFile:
             "train", "validation" or "test".
         start, stop : int
             0 <= start <= stop <= num_samples[split].
+        out : tuple of ndarray, optional
+            What to read to: contiguous arrays of the shapes and types of `x` and `y`.
 
         Returns
         -------
@@ -189,12 +198,19 @@ class DatasetFile:
         """
         if not 0 <= start <= stop <= self.info.num_samples[split]:
             raise IndexError(f"{split} has no rows {start} to {stop}")
-        x = self._read_rows(f"{split}/x", start, stop)
-        y = self._read_rows(f"{split}/y", start, stop)
-        return x.reshape(stop - start, self.info.num_features), y
+        num_rows = stop - start
+        x, y = out or (
+            np.empty((num_rows, self.info.num_features), self.info.dtype),
+            np.empty(num_rows, LABEL_DTYPE),
+        )
+        self._read_rows(f"{split}/x", start, stop, x.reshape(num_rows, *self.info.feature_shape))
+        self._read_rows(f"{split}/y", start, stop, y)
+        return x, y
 
-    def class_counts(self, split: str) -> NDArray[np.int64]:
-        """Count the rows of each class in a split.
+    def class_counts(
+        self, split: str, start: int = 0, stop: int | None = None
+    ) -> NDArray[np.int64]:
+        """Count the rows of each class, in a split or in its rows `start` to `stop`.
 
         Returns
         -------
@@ -205,10 +221,13 @@ class DatasetFile:
         UserError
             When a label is no class index.
         """
-        y = self._read_rows(f"{split}/y", 0, self.info.num_samples[split])
-        if y.size and not 0 <= y.min() <= y.max() < self.info.num_classes:
-            raise _damaged(self.path, f"{split}/y has labels that are no class index")
-        return np.bincount(y, minlength=self.info.num_classes).astype(np.int64)
+        num_classes = self.info.num_classes
+        counts = np.zeros(num_classes, np.int64)
+        for y in self._blocks(f"{split}/y", start, stop):
+            if not 0 <= y.min() <= y.max() < num_classes:
+                raise _damaged(self.path, f"{split}/y has labels that are no class index")
+            counts += np.bincount(y, minlength=num_classes)
+        return counts
 
     def verify(self) -> None:
         """Compare the samples and labels with the digest that was stored with them.
@@ -222,9 +241,8 @@ class DatasetFile:
         for name in (f"{split}/{part}" for split in SPLITS for part in ("x", "y")):
             dataset = self._file[name]
             digest.begin(name, dataset.dtype, dataset.shape)
-            rows = _block_rows(dataset)
-            for start in range(0, len(dataset), rows):
-                digest.update(self._read_rows(name, start, start + rows))
+            for block in self._blocks(name):
+                digest.update(block)
         if digest.hexdigest() != self.info.content_sha256:
             raise _damaged(
                 self.path,
@@ -232,12 +250,24 @@ class DatasetFile:
                 f"but {self.info.content_sha256} was recorded when it was written",
             )
 
-    def _read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+    def _blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """Read rows of one of the arrays, some megabytes at a time."""
+        dataset = self._file[name]
+        num_rows = block_rows(dataset.dtype, dataset.shape[1:])
+        stop = len(dataset) if stop is None else stop
+        for first in range(start, stop, num_rows):
+            end = min(first + num_rows, stop)
+            block = np.empty((end - first, *dataset.shape[1:]), dataset.dtype)
+            self._read_rows(name, first, end, block)
+            yield block
+
+    def _read_rows(self, name: str, start: int, stop: int, out: NDArray[Any]) -> None:
+        if start == stop:
+            return
         try:
-            rows: NDArray[Any] = self._file[name][start:stop]
+            self._file[name].read_direct(out, np.s_[start:stop])
         except (OSError, RuntimeError) as error:
             raise _damaged(self.path, f"can't read {name}: {error}") from error
-        return rows
 
 
 def little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -246,9 +276,9 @@ def little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return little
 
 
-def _block_rows(dataset: h5py.Dataset) -> int:
-    row_bytes: int = dataset.dtype.itemsize * prod(dataset.shape[1:])
-    return max(1, BLOCK_BYTES // row_bytes)
+def block_rows(dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> int:
+    """Return how many rows make a block of some megabytes."""
+    return max(1, BLOCK_BYTES // (dtype.itemsize * prod(row_shape)))
 
 
 def _damaged(path: Path, what: str) -> UserError:

@@ -1,6 +1,8 @@
 """Which rows belong to which virtual rank, and how many of them make up each step."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 
 def share(total: int, parts: int) -> list[int]:
@@ -49,12 +51,12 @@ class Sharding:
         """Steps that it takes to see every row once."""
         return -(-self.num_rows // self.global_batch_size)
 
-    @property
+    @cached_property
     def local_batch_sizes(self) -> list[int]:
         """Samples of a full step, by virtual rank."""
         return share(self.global_batch_size, self.num_virtual_ranks)
 
-    @property
+    @cached_property
     def shard_sizes(self) -> list[int]:
         """Rows by virtual rank: a local batch for each full step, and a share of the last one."""
         full_steps, remainder = divmod(self.num_rows, self.global_batch_size)
@@ -63,6 +65,11 @@ class Sharding:
             full_steps * local_batch_size + extra
             for local_batch_size, extra in zip(self.local_batch_sizes, last_step, strict=True)
         ]
+
+    @cached_property
+    def shards(self) -> list[range]:
+        """The split's row numbers by virtual rank."""
+        return [range(*ends) for ends in pairwise([0, *accumulate(self.shard_sizes)])]
 
     def num_samples(self, step: int) -> int:
         """Return the samples of a step of the epoch, counted from 0, over all virtual ranks."""

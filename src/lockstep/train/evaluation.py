@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lockstep.arrays import Array
 from lockstep.data.batches import Batches, Scaling
 from lockstep.data.dataset_file import DatasetFile
+from lockstep.data.memory import MemoryBudget
 from lockstep.data.shards import Sharding
 from lockstep.nn.mlp import MLP, Workspace
 from lockstep.parallel.communicator import Communicator
@@ -92,7 +93,8 @@ class Evaluation:
     network : MLP
         What to evaluate.
     dataset : DatasetFile
-        Open; this rank's rows are read at once.
+        Open; this rank's rows are read at once, or block by block where they don't fit into the
+        budget.
     split : str
         A split that isn't empty.
     scaling : Scaling
@@ -101,6 +103,8 @@ class Evaluation:
         All of its ranks must evaluate together.
     num_virtual_ranks : int
         V.
+    budget : MemoryBudget
+        For the data set.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class Evaluation:
         scaling: Scaling,
         communicator: Communicator,
         num_virtual_ranks: int,
+        budget: MemoryBudget,
     ) -> None:
         self._network = network
         self._communicator = communicator
@@ -118,19 +123,23 @@ class Evaluation:
         block_size = min(_BLOCK_SIZE, -(-self.total // num_virtual_ranks))
         sharding = Sharding(self.total, num_virtual_ranks * block_size, num_virtual_ranks)
         own = block(communicator.rank, communicator.world_size, num_virtual_ranks)
-        self._batches = Batches(dataset, split, sharding, own, scaling)
-        self._batches.in_stored_order()
-        self._workspace = Workspace(network, *self._batches.shape, scaling.scale.dtype)
+        self._batches = Batches(dataset, split, sharding, own, scaling, budget)
+        shape = self._batches.shape
+        self._workspace = Workspace(network, *shape, scaling.scale.dtype)
+        self._losses = np.empty(shape, scaling.scale.dtype)
+        self._predicted = np.empty(shape, np.intp)
+        self._is_correct = np.empty(shape, np.bool_)
+        self._all_used = np.ones(shape, np.bool_)
 
     def score(self, parameters: Array) -> Score:
         """Return loss and correct classifications; collective."""
         losses = np.zeros(len(self._batches.virtual_ranks))
         correct = np.zeros(1, np.int64)
-        workspace = self._workspace
         for _, used in self._blocks(parameters):
-            losses += np.add.reduce(workspace.losses * used, axis=1)
-            is_correct = workspace.outputs.argmax(axis=1) == workspace.labels
-            correct += np.count_nonzero(is_correct & used)
+            losses += self._loss_sums(used)
+            np.equal(self._predicted, self._workspace.labels, out=self._is_correct)
+            np.logical_and(self._is_correct, used, out=self._is_correct)
+            correct += np.count_nonzero(self._is_correct)
         return self._score(losses, correct)
 
     def examine(self, parameters: Array) -> Examination:
@@ -139,13 +148,13 @@ class Evaluation:
         losses = np.zeros(len(self._batches.virtual_ranks))
         confusion = np.zeros((num_classes, num_classes), np.int64)
         mistakes = np.empty((0, 5))
-        workspace = self._workspace
-        for rows, used in self._blocks(parameters):
-            losses += np.add.reduce(workspace.losses * used, axis=1)
-            predicted = workspace.outputs.argmax(axis=1)
-            np.add.at(confusion, (workspace.labels[used], predicted[used]), 1)
-            wrong = used & (predicted != workspace.labels)
-            mistakes = _worst(np.concatenate([mistakes, self._table(rows, predicted, wrong)]))
+        labels, predicted = self._workspace.labels, self._predicted
+        for step, used in self._blocks(parameters):
+            losses += self._loss_sums(used)
+            np.add.at(confusion, (labels[used], predicted[used]), 1)
+            wrong = used & (predicted != labels)
+            rows = self._batches.rows(step)
+            mistakes = _worst(np.concatenate([mistakes, self._table(rows, wrong)]))
         confusion = self._communicator.sum_counts(confusion)
         worst = _worst(self._communicator.gather_rows(mistakes))
         correct = np.array([np.trace(confusion) if self._communicator.rank == 0 else 0])
@@ -161,26 +170,30 @@ class Evaluation:
             ),
         )
 
-    def _blocks(self, parameters: Array) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """Evaluate block by block: yield each one's row numbers and which of them count."""
+    def _blocks(self, parameters: Array) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """Evaluate and classify block by block: yield each one's step and which samples count."""
         layers = self._network.layers(parameters)
-        all_used = np.ones(self._batches.shape, np.bool_)
-        for step in self._batches:
-            self._batches.fill(step, self._workspace.inputs, self._workspace.labels)
-            self._workspace.evaluate(layers)
-            used = self._batches.used
-            yield self._batches.rows(step), all_used if used is None else used
+        batches, workspace = self._batches, self._workspace
+        batches.in_stored_order()
+        for step in batches:
+            batches.fill(step, workspace.rows, workspace.labels)
+            workspace.evaluate(layers)
+            np.argmax(workspace.outputs, axis=1, out=self._predicted)
+            yield step, self._all_used if batches.used is None else batches.used
+
+    def _loss_sums(self, used: NDArray[np.bool_]) -> Array:
+        np.multiply(self._workspace.losses, used, out=self._losses)
+        sums: Array = np.add.reduce(self._losses, axis=1)
+        return sums
 
     def _score(self, losses: NDArray[np.float64], correct: NDArray[np.int64]) -> Score:
         loss = tree_sum(self._communicator.gather_rows(losses)) / self.total
         return Score(float(loss), int(self._communicator.sum_counts(correct)[0]), self.total)
 
-    def _table(
-        self, rows: NDArray[np.int64], predicted: Array, wrong: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
+    def _table(self, rows: NDArray[np.int64], wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return (row, label, predicted, its output, the true class's output) of the wrong."""
         outputs = self._workspace.outputs.transpose(0, 2, 1)[wrong]
-        labels, guesses = self._workspace.labels[wrong], predicted[wrong]
+        labels, guesses = self._workspace.labels[wrong], self._predicted[wrong]
         each = np.arange(len(labels))
         return np.column_stack(
             [rows[wrong], labels, guesses, outputs[each, guesses], outputs[each, labels]]

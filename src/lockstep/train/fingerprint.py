@@ -3,6 +3,7 @@
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,21 @@ import lockstep
 from lockstep.parallel.communicator import Communicator
 
 _PACKAGES = ("numpy", "h5py", "mpi4py")
+# Each BLAS library has a variable of its own for its threads, which wins over OpenMP's.
+_THREAD_VARIABLES = {
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+}
 # What may pin the kernels or the threads of a BLAS library.
 _BLAS_VARIABLES = (
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
-    "OPENBLAS_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
     "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "BLIS_ARCH_TYPE",
+    *_THREAD_VARIABLES.values(),
+    "OMP_NUM_THREADS",
 )
 
 
@@ -40,10 +48,7 @@ def versions(communicator: Communicator) -> dict[str, str]:
 
 def blas() -> dict[str, Any]:
     """Return which BLAS library NumPy uses, its kernels and threads, and what pins them."""
-    libraries = [entry for entry in threadpool_info() if entry["user_api"] == "blas"]
-    # SciPy brings another copy of the library, and NumPy's lies in a folder of NumPy's.
-    libraries.sort(key=lambda entry: "numpy" not in Path(entry["filepath"]).parent.as_posix())
-    library: dict[str, Any] = libraries[0] if libraries else {}
+    library = _library()
     return {
         "library": library.get("internal_api", "unknown"),
         "version": library.get("version", "unknown"),
@@ -53,18 +58,37 @@ def blas() -> dict[str, Any]:
     }
 
 
+def _library() -> dict[str, Any]:
+    libraries = [entry for entry in threadpool_info() if entry["user_api"] == "blas"]
+    # SciPy brings another copy of the library, and NumPy's lies in a folder of NumPy's.
+    libraries.sort(key=lambda entry: "numpy" not in Path(entry["filepath"]).parent.as_posix())
+    return libraries[0] if libraries else {}
+
+
+def threads_asked_for(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many BLAS threads the user's environment asks for; 1 if it asks for none."""
+    own_variable = _THREAD_VARIABLES.get(_library().get("internal_api", ""), "")
+    for variable in (own_variable, "OMP_NUM_THREADS"):
+        # OpenMP has lists, for nested levels.
+        number = environment.get(variable, "").split(",")[0].strip()
+        if number.isdigit() and int(number) > 0:
+            return int(number)
+    return 1
+
+
 def kernels(communicator: Communicator) -> dict[str, int]:
     """Return the number of ranks by what computes; collective.
 
-    That is the BLAS library with its version and kernel, and the newest SIMD extension that NumPy
-    has found: some of its functions round differently with another one, in float64.
+    That is the BLAS library with its version, kernel and threads, and the newest SIMD extension
+    that NumPy has found: some of its functions round differently with another one, in float64.
     """
     own = blas()
     extensions = np.show_config(mode="dicts")["SIMD Extensions"]
     newest = (extensions.get("found") or ["baseline"])[-1]
+    threads = f", {own['threads']} threads" if (own["threads"] or 1) > 1 else ""
     return _counts(
         communicator.gather_texts(
-            f"{own['library']} {own['version']} {own['kernel']}, NumPy {newest}"
+            f"{own['library']} {own['version']} {own['kernel']}{threads}, NumPy {newest}"
         )
     )
 

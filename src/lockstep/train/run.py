@@ -17,7 +17,9 @@ import lockstep
 from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import SharedError, UserError
+from lockstep.parallel.binding import gather_bindings, own_cores
 from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.crowding import Crowding, find_crowding
 from lockstep.parallel.launch import terminal_width
 from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
@@ -30,7 +32,7 @@ from lockstep.train.record import RunRecord
 from lockstep.train.requests import Requests
 from lockstep.train.resume import newest_checkpoint
 from lockstep.train.scores import scores
-from lockstep.train.trainer import Trainer, network_of
+from lockstep.train.trainer import Trainer, memory_budget, network_of
 
 
 @dataclass(frozen=True)
@@ -189,16 +191,20 @@ def _train(
     quiet: bool,
 ) -> Run:
     """Train in a run folder, from the beginning or from a checkpoint; collective."""
-    with threadpool_limits(config.training.threads_per_rank, user_api="blas"):
+    with _blas_threads(config):
         hosts = fingerprint.hosts(communicator)
         kernels = fingerprint.kernels(communicator)
+        bindings = gather_bindings(communicator)
         observer = Observer()
         if communicator.rank == 0:
             environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
+            environment["binding"] = {f"rank {r}": str(own) for r, own in enumerate(bindings)}
             record = RunRecord(folder, config, dataset, environment, checkpoint)
             observer = Observers([record] if quiet else [Console(terminal_width()), record])
             if not quiet:
                 _announce(config, dataset, communicator.world_size, folder, checkpoint)
+                threads = config.training.threads_per_rank
+                _warn_of_crowding(find_crowding(bindings, threads, communicator.library))
             _warn_of_kernels({*kernels, *read_json(folder.run).get("kernels", ())})
         trainer = together(
             communicator, lambda: Trainer(config, dataset, communicator, observer, requests)
@@ -231,11 +237,23 @@ def _announce(
         _tell_of_longer_schedule(config, facts["config"])
 
 
+def _blas_threads(config: Config) -> threadpool_limits:
+    """Set the rank's BLAS threads for a while: at most one for each core that it may run on."""
+    threads = min(config.training.threads_per_rank, len(own_cores()))
+    return threadpool_limits(threads, user_api="blas")
+
+
+def _warn_of_crowding(crowding: Crowding | None) -> None:
+    if crowding is not None:
+        what = "Warning" if crowding.is_mendable else "Note"
+        click.echo(f"{what}: {crowding.text} {crowding.remedy}", err=True)
+
+
 def _warn_of_kernels(kernels: set[str]) -> None:
     if len(kernels) > 1:
         click.echo(
-            f"Warning: the run's ranks compute with different BLAS kernels "
-            f"({', '.join(sorted(kernels))}), so another placement of the ranks, or a run that "
+            f"Warning: the run's ranks compute with different BLAS kernels or threads "
+            f"({'; '.join(sorted(kernels))}), so another placement of the ranks, or a run that "
             "was never stopped, may give other bits.",
             err=True,
         )
@@ -303,13 +321,19 @@ def evaluate_run(
         return config, model, dataset
 
     config, model, dataset = together(communicator, prepare)
-    with dataset, threadpool_limits(config.training.threads_per_rank, user_api="blas"):
+    with dataset, _blas_threads(config):
         # The run's own division gives the same bits; more ranks than that are welcome to help.
         virtual_ranks = max(config.training.virtual_ranks, communicator.world_size)
         evaluation = together(
             communicator,
             lambda: Evaluation(
-                model.network, dataset, split, model.scaling, communicator, virtual_ranks
+                model.network,
+                dataset,
+                split,
+                model.scaling,
+                communicator,
+                virtual_ranks,
+                memory_budget(config, dataset),
             ),
         )
         return scores(evaluation.examine(model.parameters), model.class_names)
@@ -328,7 +352,7 @@ def _check_fit(model: Model, dataset: DatasetFile, split: str) -> None:
 
 
 def resolve(config: Config, world_size: int) -> Config:
-    """Fill in what depends on the number of ranks, and check that it fits.
+    """Fill in what depends on the number of ranks and on the environment, and check that it fits.
 
     Raises
     ------
@@ -361,7 +385,10 @@ def resolve(config: Config, world_size: int) -> Config:
             f"{optimization.weight_decay} is not below 1, so a step would take the weights "
             "through zero. Lower one of them."
         )
-    return replace(config, training=replace(training, virtual_ranks=virtual_ranks))
+    threads = training.threads_per_rank or fingerprint.threads_asked_for()
+    return replace(
+        config, training=replace(training, virtual_ranks=virtual_ranks, threads_per_rank=threads)
+    )
 
 
 def open_dataset(config: Config) -> DatasetFile:
@@ -370,7 +397,8 @@ def open_dataset(config: Config) -> DatasetFile:
     Raises
     ------
     UserError
-        When none is configured, it can't be opened, or there is nothing to train on.
+        When none is configured, it can't be opened, there is nothing to train on, or too little
+        memory for it.
     """
     if not config.data.data:
         raise UserError(
@@ -385,6 +413,7 @@ def open_dataset(config: Config) -> DatasetFile:
             f"patience = {config.training.patience} needs a validation score, but {dataset.path} "
             "has no validation rows. Convert the data with --validation, or set patience to 0."
         )
+    memory_budget(config, dataset).check(config.training.global_batch_size)
     return dataset
 
 

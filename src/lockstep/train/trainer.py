@@ -10,6 +10,7 @@ import numpy as np
 from lockstep.config import Config
 from lockstep.data.batches import Batches, scaling_of
 from lockstep.data.dataset_file import DatasetFile, DatasetInfo
+from lockstep.data.memory import MemoryBudget
 from lockstep.data.shards import Sharding
 from lockstep.errors import SharedError
 from lockstep.nn.initializers import initialize
@@ -121,8 +122,11 @@ class Trainer:
 
         num_rows = dataset.info.num_samples["train"]
         self._sharding = Sharding(num_rows, training.global_batch_size, training.virtual_ranks)
+        self._budget = memory_budget(config, dataset)
         own = block(communicator.rank, communicator.world_size, training.virtual_ranks)
-        self._batches = Batches(dataset, "train", self._sharding, own, self._scaling)
+        self._batches = Batches(
+            dataset, "train", self._sharding, own, self._scaling, self._budget
+        )  # fmt: skip
         self._workspace = Workspace(self.network, *self._batches.shape, config.network.dtype)
 
         self.parameters = np.empty(self.network.num_parameters, config.network.dtype)
@@ -178,7 +182,7 @@ class Trainer:
             observer.epoch_begins(epoch, steps_per_epoch, self._steps_of_epoch_done)
             batches.shuffle(self._config.training.seed, epoch)
             for step in self._remaining_steps():
-                batches.fill(step, workspace.inputs, workspace.labels)
+                batches.fill(step, workspace.rows, workspace.labels)
                 clock.lap("data")
                 num_samples = self._sharding.num_samples(step)
                 backpropagate(self._reduction, num_samples, batches.used, **self._wishes())
@@ -328,7 +332,7 @@ class Trainer:
             return None
         return Evaluation(
             self.network, self._dataset, split, self._scaling, self._communicator,
-            self._config.training.virtual_ranks,
+            self._config.training.virtual_ranks, self._budget,
         )  # fmt: skip
 
     def _outcome(self) -> Outcome:
@@ -366,6 +370,11 @@ def network_of(config: Config, info: DatasetInfo) -> MLP:
     """Return the configured network with the data set's inputs and classes."""
     widths = (info.num_features, *config.network.hidden_widths, info.num_classes)
     return MLP(widths, config.network.activation, config.network.loss)
+
+
+def memory_budget(config: Config, dataset: DatasetFile) -> MemoryBudget:
+    """Return what a rank may use for the rows of a data set."""
+    return MemoryBudget(config.data.memory_budget_mb, dataset.info, config.network.dtype)
 
 
 def _hyperparameters(config: Config) -> Hyperparameters:
