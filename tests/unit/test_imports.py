@@ -10,7 +10,7 @@ SOURCE = Path(lockstep.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"bench"},
+    {"bench", "doctor"},
     {"train"},
     {"report"},
     {"nn", "optim", "data", "parallel", "storage"},
@@ -21,6 +21,8 @@ LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in room
 # The trainer and the pages both stand on the rooms in the middle, but not on each other, and
 # only the trainer needs the configuration.
 FORBIDDEN = {("train", "report"), *((room, "config") for room in LAYERS[5] | {"report"})}
+# The doctor looks at the machine, not at trainings.
+FORBIDDEN |= {("doctor", room) for room in ("report", "nn", "optim", "storage", "config")}
 
 
 def imports():
@@ -48,6 +50,13 @@ def test_rooms_import_downwards_only():
     assert not wrong
 
 
+def test_the_doctor_needs_nothing_of_a_training_but_its_fingerprint():
+    names = {name for _, room, name in imports() if room == "doctor"}
+    assert {name for name in names if name.startswith("lockstep.train")} == {
+        "lockstep.train.fingerprint"
+    }
+
+
 def test_only_one_module_imports_mpi4py():
     importers = {path.relative_to(SOURCE).as_posix() for path, _, name in imports()
                  if name.split(".")[0] == "mpi4py"}  # fmt: skip
@@ -63,6 +72,7 @@ def test_networks_and_optimizers_need_numpy_alone():
     assert not outside
 
 
-def test_no_learning_framework_anywhere():
-    modules = {name.split(".")[0] for _, _, name in imports()}
-    assert not modules & {"torch", "jax", "tensorflow", "autograd", "keras"}
+def test_learning_frameworks_are_for_the_peers_of_the_benchmarks_only():
+    frameworks = {"torch", "jax", "tensorflow", "autograd", "keras"}
+    importers = {path.parent for path, _, name in imports() if name.split(".")[0] in frameworks}
+    assert importers <= {SOURCE / "bench" / "peers"}

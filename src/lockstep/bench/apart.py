@@ -10,11 +10,10 @@ from lockstep.parallel.single import LocalReduction
 from lockstep.parallel.tree import block
 
 
-class Apart:
-    """The ranks of a communicator, each of which adds up its own gradients only.
+class Wrapper:
+    """Passes everything on to a communicator; see `Communicator`.
 
-    They still share the data and find each other outside of the steps; see `Communicator`. Their
-    replicas drift apart, so nobody may compare them.
+    For what changes a part of it.
 
     Parameters
     ----------
@@ -44,14 +43,37 @@ class Apart:
         """Pass it on."""
         return self._communicator.gather_texts(text)
 
-    def first_ranks(self, num_ranks: int) -> "Apart | None":
-        """Return the first ranks, apart as well."""
-        group = self._communicator.first_ranks(num_ranks)
-        return None if group is None else Apart(group)
+    def first_ranks(self, num_ranks: int) -> Communicator | None:
+        """Pass it on."""
+        return self._communicator.first_ranks(num_ranks)
 
     def meet(self) -> None:
         """Pass it on."""
         self._communicator.meet()
+
+    def reduction(
+        self,
+        kind: str,
+        num_virtual_ranks: int,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: DTypeLike,
+        rehearse: Callable[[Reduction], None],
+    ) -> Reduction:
+        """Pass it on."""
+        return self._communicator.reduction(kind, num_virtual_ranks, shapes, dtype, rehearse)
+
+
+class Apart(Wrapper):
+    """The ranks of a communicator, each of which adds up its own gradients only.
+
+    They still share the data and find each other outside of the steps; see `Communicator`. Their
+    replicas drift apart, so nobody may compare them.
+    """
+
+    def first_ranks(self, num_ranks: int) -> "Apart | None":
+        """Return the first ranks, apart as well."""
+        group = self._communicator.first_ranks(num_ranks)
+        return None if group is None else Apart(group)
 
     def reduction(
         self,

@@ -1,6 +1,8 @@
 """Where and how a benchmark was run: what its figures mean nothing without."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lockstep.parallel.communicator import Communicator
@@ -10,7 +12,9 @@ from lockstep.train import fingerprint
 _PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def environment(communicator: Communicator, command: str) -> dict[str, Any]:
+def environment(
+    communicator: Communicator, command: str, packages: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return machine, versions, BLAS, command and date; collective.
 
     Parameters
@@ -19,6 +23,8 @@ def environment(communicator: Communicator, command: str) -> dict[str, Any]:
         All ranks.
     command : str
         What repeats the benchmark.
+    packages : iterable of str
+        What takes part beside Lockstep; their versions are told too.
     """
     num_nodes = len(fingerprint.hosts(communicator))
     return {
@@ -26,9 +32,16 @@ def environment(communicator: Communicator, command: str) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "nodes": num_nodes,
         "machine": fingerprint.machine(),
-        "versions": fingerprint.versions(communicator),
+        "versions": fingerprint.versions(communicator) | {one: _version(one) for one in packages},
         "blas": fingerprint.blas(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def header(facts: dict[str, Any]) -> dict[str, str]:

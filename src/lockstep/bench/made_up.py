@@ -7,41 +7,47 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from lockstep.arrays import Array
 from lockstep.data.dataset_file import LABEL_DTYPE, SPLITS, DatasetFile
 from lockstep.data.dataset_writer import Header, create_dataset_file
 
 # Those of MNIST; so many rows don't fit into a core's own cache, as real ones wouldn't.
-_NUM_FEATURES, _NUM_CLASSES, _NUM_ROWS = 784, 10, 8192
+NUM_FEATURES, NUM_CLASSES, NUM_ROWS = 784, 10, 8192
 _WHITE = 255
 
 
 @contextmanager
-def made_up_dataset() -> Iterator[DatasetFile]:
+def made_up_dataset(num_rows: int = NUM_ROWS) -> Iterator[DatasetFile]:
     """Make a data set of training rows in a temporary folder, and open it.
 
     Each process makes its own, for ranks on other machines would not find that of the root.
 
+    Parameters
+    ----------
+    num_rows : int
+        How many.
+
     Yields
     ------
     DatasetFile
-        8,192 rows of 784 bytes in 10 classes; gone after the block.
+        Rows of 784 bytes in 10 classes; gone after the block.
     """
     with TemporaryDirectory(prefix="lockstep-bench-") as folder:
         path = Path(folder, "made-up.h5")
-        _write(path)
+        write_made_up(path, num_rows)
         with DatasetFile.open(path) as dataset:
             yield dataset
 
 
-def _write(path: Path) -> None:
+def write_made_up(path: Path, num_rows: int) -> None:
+    """Write a data set of so many training rows, some megabytes at a time."""
     generator = np.random.default_rng(0)
-    x = generator.integers(0, _WHITE + 1, (_NUM_ROWS, _NUM_FEATURES), np.uint8)
-    y = generator.integers(0, _NUM_CLASSES, _NUM_ROWS, LABEL_DTYPE)
+    y = generator.integers(0, NUM_CLASSES, num_rows, LABEL_DTYPE)
     header = Header(
         name="made-up",
-        class_names=tuple(map(str, range(_NUM_CLASSES))),
-        feature_shape=(_NUM_FEATURES,),
-        dtype=x.dtype,
+        class_names=tuple(map(str, range(NUM_CLASSES))),
+        feature_shape=(NUM_FEATURES,),
+        dtype=np.dtype(np.uint8),
         image_form="none",
         white=1,
         source="random numbers",
@@ -49,8 +55,14 @@ def _write(path: Path) -> None:
         source_sha256=(),
         shuffle_seed=0,
     )
+
+    def blocks() -> Iterator[Array]:
+        for start in range(0, num_rows, header.block_rows):
+            shape = min(header.block_rows, num_rows - start), NUM_FEATURES
+            yield generator.integers(0, _WHITE + 1, shape, np.uint8)
+
     with create_dataset_file(path, header) as writer:
         for split in SPLITS:
-            num_rows = _NUM_ROWS if split == "train" else 0
-            writer.write_split(split, [x[:num_rows]], y[:num_rows])
+            is_train = split == "train"
+            writer.write_split(split, blocks() if is_train else (), y if is_train else y[:0])
         writer.finish(1 / _WHITE, 0.0)

@@ -1,7 +1,8 @@
 """What the ordered reduction costs: step times beside the MPI library's sum, and beside none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,11 +10,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lockstep.bench.apart import Apart
+from lockstep.bench.case import Case, steps_only
 from lockstep.bench.environment import environment
 from lockstep.bench.made_up import made_up_dataset
-from lockstep.bench.measurement import KINDS, Measurement
+from lockstep.bench.reduction_measurement import KINDS, Measurement
+from lockstep.bench.rounds import take_turns
 from lockstep.bench.steps import Timed, time_steps
-from lockstep.config import Config, Network, Optimization, Training
+from lockstep.config import Config, Optimization
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import SharedError
 from lockstep.parallel.communicator import Communicator
@@ -23,34 +26,9 @@ from lockstep.train import fingerprint
 from lockstep.train.run import resolve
 from lockstep.train.trainer import network_of
 
-
-@dataclass(frozen=True)
-class Case:
-    """A network to train.
-
-    Parameters
-    ----------
-    hidden_widths : tuple of int
-        Its hidden layers.
-    global_batch_size : int
-        Samples of a step.
-    num_steps : int
-        Steps of a round: some seconds for all kinds together.
-    """
-
-    hidden_widths: tuple[int, ...]
-    global_batch_size: int
-    num_steps: int
-
-
 CASES = (Case((128,), 128, 1000), Case((512, 512), 128, 200), Case((2048, 2048), 512, 16))
 # For a quick look at whether all works.
 TINY_CASES = (Case((8,), 32, 10), Case((16, 8), 64, 5))
-
-
-def with_steps(cases: Sequence[Case], num_steps: int | None) -> list[Case]:
-    """Return the cases with another number of steps, where one is given."""
-    return [replace(case, num_steps=num_steps or case.num_steps) for case in cases]
 
 
 def benchmark_reduction(
@@ -83,11 +61,7 @@ def benchmark_reduction(
     SharedError
         When there are too few ranks, or the folder can't be made.
     """
-    if max(rank_counts) > communicator.world_size:
-        raise SharedError(
-            f"--ranks {','.join(map(str, rank_counts))} needs {max(rank_counts)} ranks, but the "
-            f"launcher has started {communicator.world_size}. Start more, or ask for fewer."
-        )
+    check_ranks(communicator, rank_counts)
     on_root(communicator, lambda: make_folder(out))
     with threadpool_limits(1, user_api="blas"), made_up_dataset() as dataset:
         facts = environment(communicator, command)
@@ -100,12 +74,26 @@ def benchmark_reduction(
             measurements += on_first_ranks(communicator, num_ranks, measure_all) or []
 
     def tell() -> None:
-        from lockstep.bench.reduction_report import terminal_text, write  # noqa: PLC0415 - plots
+        from lockstep.bench.reduction_report import publish  # noqa: PLC0415 - plots
 
-        write(measurements, facts, out)
-        click.echo(f"\n{terminal_text(measurements, facts)}\n\nWrote {out}")
+        publish(measurements, facts, out)
 
     on_root(communicator, tell)
+
+
+def check_ranks(communicator: Communicator, rank_counts: Sequence[int]) -> None:
+    """See that there are enough ranks.
+
+    Raises
+    ------
+    SharedError
+        When there are not.
+    """
+    if max(rank_counts) > communicator.world_size:
+        raise SharedError(
+            f"--ranks {','.join(map(str, rank_counts))} needs {max(rank_counts)} ranks, but the "
+            f"launcher has started {communicator.world_size}. Start more, or ask for fewer."
+        )
 
 
 def _measure_and_tell(
@@ -136,13 +124,9 @@ def measure(case: Case, dataset: DatasetFile, group: Communicator, num_rounds: i
     Measurement
         The same on all ranks.
     """
-    step_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    ways: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    for _ in range(num_rounds):
-        for kind in KINDS:
-            timed = _time(kind, case, dataset, group)
-            step_s[kind].append(timed.step_s)
-            ways[kind].append(timed.way)
+    turns = take_turns(
+        {kind: partial(_time, kind, case, dataset, group) for kind in KINDS}, num_rounds
+    )
     network = network_of(_config("none", case), dataset.info)
     return Measurement(
         network="-".join(map(str, network.widths)),
@@ -150,9 +134,9 @@ def measure(case: Case, dataset: DatasetFile, group: Communicator, num_rounds: i
         global_batch_size=case.global_batch_size,
         num_ranks=group.world_size,
         num_steps=case.num_steps,
-        is_crowded=_is_crowded(group),
-        step_s=step_s,
-        ways=ways,
+        is_crowded=is_crowded(group),
+        step_s={kind: [timed.step_s for timed in turns[kind]] for kind in KINDS},
+        ways={kind: [timed.way for timed in turns[kind]] for kind in KINDS},
     )
 
 
@@ -168,21 +152,11 @@ def _time(kind: str, case: Case, dataset: DatasetFile, group: Communicator) -> T
 
 
 def _config(kind: str, case: Case) -> Config:
-    """Return a training that does nothing but steps, and doesn't end by itself."""
-    return Config(
-        network=Network(hidden_widths=case.hidden_widths),
-        optimization=Optimization(optimizer="adamw", schedule="constant"),
-        training=Training(
-            epochs=1_000_000,
-            global_batch_size=case.global_batch_size,
-            reduction="mpi" if kind == "mpi" else "ordered",
-            tested_weights="last",
-            checkpoint_every_minutes=0,
-            replica_check_every=0,
-        ),
-    )
+    optimization = Optimization(optimizer="adamw", schedule="constant")
+    return steps_only(case, optimization, "mpi" if kind == "mpi" else "ordered")
 
 
-def _is_crowded(group: Communicator) -> bool:
+def is_crowded(group: Communicator) -> bool:
+    """Return whether a machine has more of the ranks than cores; collective."""
     num_cores: int = fingerprint.machine()["cores"]
     return max(fingerprint.hosts(group).values()) > num_cores

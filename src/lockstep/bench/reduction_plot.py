@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-from lockstep.bench.measurement import KINDS, RATIOS, Measurement
+from lockstep.bench.reduction_measurement import KINDS, RATIOS, Measurement
 from lockstep.bench.spread import Spread
 from lockstep.report import style
 

@@ -5,13 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lockstep.bench.environment import header
-from lockstep.bench.measurement import KINDS, RATIOS, Measurement
+from lockstep.bench.figures import Page, publish_figures, spread_content
+from lockstep.bench.reduction_measurement import KINDS, RATIOS, Measurement
 from lockstep.bench.reduction_plot import step_times
 from lockstep.bench.spread import Spread
-from lockstep.bench.tables import markdown_table, text_table
-from lockstep.report.style import save
-from lockstep.storage.run_folder import write_json, write_text
 
 _COLUMNS = (
     "network",
@@ -33,8 +30,8 @@ _NOTES = (
 _NOTE_ON_CORES = "*: more ranks than cores, so every step also waits for a core."
 
 
-def write(measurements: Sequence[Measurement], facts: dict[str, Any], folder: Path) -> None:
-    """Write `reduction.json`, `reduction.md` and `reduction.png` to a folder.
+def publish(measurements: Sequence[Measurement], facts: dict[str, Any], folder: Path) -> None:
+    """Write `reduction.json`, `reduction.md` and `reduction.png`, and tell the figures.
 
     Parameters
     ----------
@@ -45,49 +42,39 @@ def write(measurements: Sequence[Measurement], facts: dict[str, Any], folder: Pa
     folder : Path
         An existing one.
     """
-    write_json(folder / "reduction.json", content(measurements, facts))
-    write_text(folder / "reduction.md", markdown(measurements, facts))
-    save(step_times(measurements), folder / "reduction.png")
+    publish_figures(
+        folder,
+        "reduction",
+        page(measurements, facts),
+        content(measurements),
+        step_times(measurements),
+    )
 
 
-def content(measurements: Sequence[Measurement], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return all there is to keep: environment, every round, and what was made of them."""
+def content(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """Return all there is to keep: every round, and what was made of them."""
     return {
-        "environment": facts,
         "measurements": [
             {
                 **asdict(one),
                 "step_s_spread": {kind: asdict(Spread.of(one.step_s[kind])) for kind in KINDS},
-                "ratios": {"/".join(pair): _ratio_content(one.ratios(*pair)) for pair in RATIOS},
+                "ratios": {"/".join(pair): spread_content(one.ratios(*pair)) for pair in RATIOS},
             }
             for one in measurements
         ],
     }
 
 
-def _ratio_content(ratios: list[float]) -> dict[str, Any]:
-    return {"rounds": ratios, **asdict(Spread.of(ratios))}
-
-
-def markdown(measurements: Sequence[Measurement], facts: dict[str, Any]) -> str:
-    """Return header, table and notes as Markdown."""
-    about = "\n".join(f"- {title}: {text}" for title, text in header(facts).items())
-    table = markdown_table(_COLUMNS, [_cells(one) for one in measurements])
-    notes = "\n\n".join(_notes(measurements))
-    return f"# Cost of the ordered reduction\n\n{about}\n\n{table}\n\n{notes}\n"
-
-
-def terminal_text(measurements: Sequence[Measurement], facts: dict[str, Any]) -> str:
-    """Return the same for a terminal."""
-    about = "\n".join(f"{title:10}{text}" for title, text in header(facts).items())
-    table = text_table(_COLUMNS, [_cells(one) for one in measurements])
-    return "\n\n".join([about, table, "\n".join(_notes(measurements))])
-
-
-def _notes(measurements: Sequence[Measurement]) -> list[str]:
+def page(measurements: Sequence[Measurement], facts: dict[str, Any]) -> Page:
+    """Return header, table and notes."""
     is_crowded = any(one.is_crowded for one in measurements)
-    notes = [*_NOTES, _NOTE_ON_CORES] if is_crowded else _NOTES
-    return [" ".join(note.split()) for note in notes]
+    return Page(
+        title="Cost of the ordered reduction",
+        facts=facts,
+        columns=_COLUMNS,
+        rows=[_cells(one) for one in measurements],
+        notes=[*_NOTES, _NOTE_ON_CORES] if is_crowded else _NOTES,
+    )
 
 
 def _cells(one: Measurement) -> list[str]:

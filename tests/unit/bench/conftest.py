@@ -1,6 +1,6 @@
 import pytest
 
-from lockstep.bench.measurement import Measurement
+from lockstep.bench.reduction_measurement import Measurement
 
 
 def measurement(**changes):

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from lockstep.bench.apart import Apart
+from lockstep.bench.case import with_steps
 from lockstep.bench.made_up import made_up_dataset
-from lockstep.bench.reduction import TINY_CASES, measure, with_steps
+from lockstep.bench.reduction import TINY_CASES, measure
 from lockstep.bench.steps import StepTimes
 from lockstep.parallel.single import SingleProcess
 

@@ -1,0 +1,1 @@
+"""Peers: other ways to train the same network; no other package may import what they need."""
