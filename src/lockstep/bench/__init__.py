@@ -1,1 +1,1 @@
-"""Benchmarks: what parts of a training cost, measured on the training loop itself."""
+"""Benchmarks: what parts of a training cost, and how long other libraries take for the same."""

@@ -138,11 +138,25 @@ def mean_s(train: Callable[[int], None], num_steps: int) -> float:
 
 
 def warm_up(contestant: Contestant, num_steps: int) -> int:
-    """Compile what is to be compiled, fill the caches, and return the steps of a round."""
-    contestant(1)
-    num_steps = num_steps or max(1, round(_TURN_S / contestant(1)))
-    if num_steps > 1:
-        # Some compile a loop of just so many steps.
+    """Compile what is to be compiled, fill the caches, and return the steps of a round.
+
+    Parameters
+    ----------
+    contestant : callable
+        Some compile a loop of just so many steps, so it is called with all numbers that count.
+    num_steps : int
+        Those of a round; 0 for as many as fill a turn.
+    """
+    if num_steps:
+        contestant(num_steps)
+        return num_steps
+    num_steps = 1
+    contestant(num_steps)
+    # Twice, for what a call takes beside its steps makes one step look long.
+    for _ in range(2):
+        before, num_steps = num_steps, max(1, round(_TURN_S / contestant(num_steps)))
+        if num_steps == before:
+            break
         contestant(num_steps)
     return num_steps
 
