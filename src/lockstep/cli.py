@@ -15,7 +15,7 @@ import lockstep
 from lockstep.bench.commands import bench
 from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
 from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
-from lockstep.parallel.launch import connect, launched_as, rank_counts_of, start_ranks
+from lockstep.parallel.launch import connect, rank_counts_of, refuse_ranks, start_ranks
 from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.run_folder import RunFolder
 
@@ -43,12 +43,6 @@ def cli() -> None:
     Shell completion, for bash (zsh and fish alike):
       eval "$(_LOCKSTEP_COMPLETE=bash_source lockstep)"
     """
-
-
-def _alone() -> None:
-    """Refuse to do the same thing in several processes at once."""
-    if launched_as()[1] > 1:
-        raise SharedError("This command runs in one process: start it without mpiexec or srun.")
 
 
 # ---------------------------------------------------------------------------------- data sets
@@ -95,7 +89,7 @@ def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - c
     Splits are stratified: each holds the same share of every class. What comes with test files of
     its own keeps them, and gives its last training rows for validation, as MNIST does.
     """
-    _alone()
+    refuse_ranks()
     from lockstep.data.convert import ConvertOptions
     from lockstep.data.convert import convert as convert_source
 
@@ -110,7 +104,7 @@ def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - c
 @click.option("--preview", type=_FILE, help="Draw a sheet of labelled samples as PNG.")
 def inspect(file: Path, *, verify: bool, preview: Path | None) -> None:
     """Show what a data set file holds."""
-    _alone()
+    refuse_ranks()
     from lockstep.data.dataset_file import DatasetFile
 
     click.echo(_description(file))
@@ -478,7 +472,7 @@ def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) 
     Images of hand-drawn digits are brought to the form of the training data: inverted if need
     be, cropped, scaled, and centred by mass as MNIST's were.
     """
-    _alone()
+    refuse_ranks()
     from lockstep.data.samples import read_samples
     from lockstep.report.predictions import FORMATS
     from lockstep.train.run import run_model
@@ -501,7 +495,7 @@ def compare(run_a: Path, run_b: Path) -> int:
     the data's order, the gradient or the parameters, and what differs in their environments. Ends
     with exit code 0 for the same bits and 1 for a difference.
     """
-    _alone()
+    refuse_ranks()
     from lockstep.report.compare import compare as compare_runs
     from lockstep.report.compare import comparison_text
 
@@ -514,7 +508,7 @@ def compare(run_a: Path, run_b: Path) -> int:
 @click.argument("run", type=_FILE)
 def report(run: Path) -> None:
     """Draw a run's plots and page again."""
-    _alone()
+    refuse_ranks()
     from lockstep.report.report import report as draw_report
     from lockstep.report.report import unreadable_files
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from lockstep.errors import SharedError
-from lockstep.parallel.launch import connect, launched_as, rank_counts_of, start_ranks
+from lockstep.parallel.launch import connect, rank_counts_of, refuse_ranks, start_ranks
 from lockstep.parallel.verdict import together
 
 _FILE = click.Path(path_type=Path)
@@ -66,7 +65,7 @@ def step(rounds: int, steps: int | None, peers: str | None, out: Path, *, tiny: 
     they are installed: `pip install 'lockstep-sgd[peers]'`. Writes step.md, step.json and step.png
     to the folder OUT.
     """
-    _alone()
+    refuse_ranks()
     from lockstep.bench.case import with_steps
     from lockstep.bench.peers.peer import peers_named
     from lockstep.bench.step_comparison import CASES, TINY_CASES, benchmark_step
@@ -119,7 +118,7 @@ def memory(rounds: int, out: Path, *, large: bool, tiny: bool) -> None:
     temporary files, with `memory_budget_mb = 256`. Writes memory.md, memory.json and memory.png to
     the folder OUT.
     """
-    _alone()
+    refuse_ranks()
     from lockstep.bench.memory import PLAN, TINY_PLAN, benchmark_memory, with_large_data
 
     plan = TINY_PLAN if tiny else PLAN
@@ -143,7 +142,7 @@ def accuracy(data: Path, seeds: int, epochs: int, peers: str | None, out: Path) 
     MLPClassifier and JAX, as far as they are installed: `pip install 'lockstep-sgd[peers]'`. Made
     for MNIST. Writes accuracy.md, accuracy.json and accuracy.png to the folder OUT.
     """
-    _alone()
+    refuse_ranks()
     from lockstep.bench.accuracy import benchmark_accuracy
     from lockstep.bench.peers.peer import PEERS, peers_named
 
@@ -160,9 +159,3 @@ def _options(**values: object) -> list[str]:
         for name, value in values.items()
         if value
     ]
-
-
-def _alone() -> None:
-    """Refuse to measure the same thing in several processes at once."""
-    if launched_as()[1] > 1:
-        raise SharedError("This command runs in one process: start it without mpiexec or srun.")

@@ -42,6 +42,18 @@ def launched_as(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return 0, 1
 
 
+def refuse_ranks() -> None:
+    """Refuse to do the same thing in several processes at once.
+
+    Raises
+    ------
+    SharedError
+        When a launcher has started more than one rank.
+    """
+    if launched_as()[1] > 1:
+        raise SharedError("This command runs in one process: start it without mpiexec or srun.")
+
+
 def connect() -> Communicator:
     """Return the communicator of this process.
 
