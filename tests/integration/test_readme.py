@@ -56,6 +56,7 @@ def make_photos(folder):
             Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
 
 
+@pytest.mark.timeout(600)
 def test_the_commands(shell):
     make_flowers(shell.folder)
     make_photos(shell.folder)
