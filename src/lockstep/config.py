@@ -28,7 +28,14 @@ ScheduleName = Literal["constant", "step", "cosine", "one_cycle"]
 
 # Keeps infinity out.
 _LARGEST = 1e30
-_Count = Annotated[int, Meta(ge=1)]
+# A file of more bytes than this is no configuration.
+_LARGEST_FILE_BYTES = 2**16
+_MOST_SHOWN_CHARACTERS = 80
+_MOST_SHOWN_PROBLEMS = 20
+# Whole numbers beyond this are not exact as floating-point numbers.
+_MOST = 2**53
+_Count = Annotated[int, Meta(ge=1, le=_MOST)]
+_CountOrZero = Annotated[int, Meta(ge=0, le=_MOST)]
 _Fraction = Annotated[float, Meta(ge=0, lt=1)]
 _NotNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
 _Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
@@ -55,7 +62,9 @@ class Network:
 
     hidden_widths: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=1_000_000)], ...],
-        Meta(description="Units of each hidden layer; none is softmax regression."),
+        Meta(
+            max_length=1000, description="Units of each hidden layer; none is softmax regression."
+        ),
     ] = (128,)
     activation: Annotated[Activation, Meta(description="Of the hidden layers.")] = "relu"
     loss: Annotated[
@@ -133,6 +142,7 @@ class Training:
         int,
         Meta(
             ge=0,
+            le=1_000_000,
             description="Units of sharding, ordering and summing. They define the result, which "
             "is the same on any number of ranks up to it. 0: the number of ranks that the run "
             "starts with.",
@@ -146,18 +156,16 @@ class Training:
         ),
     ] = "ordered"
     threads_per_rank: Annotated[
-        int,
+        _CountOrZero,
         Meta(
-            ge=0,
             description="BLAS threads of each rank, at most one for each core that it may run on; "
             "another number gives other bits. 0: what OMP_NUM_THREADS or the BLAS library's own "
             "variable says, or else 1.",
         ),
     ] = 0
     patience: Annotated[
-        int,
+        _CountOrZero,
         Meta(
-            ge=0,
             description="Stop early after so many epochs without a better validation score; "
             "0: never.",
         ),
@@ -170,8 +178,8 @@ class Training:
         ),
     ] = "best"
     checkpoint_every_steps: Annotated[
-        int,
-        Meta(ge=0, description="Save a checkpoint every so many steps, beside each epoch's end."),
+        _CountOrZero,
+        Meta(description="Save a checkpoint every so many steps, beside each epoch's end."),
     ] = 0
     checkpoint_every_minutes: Annotated[
         _NotNegative,
@@ -180,14 +188,28 @@ class Training:
     keep_checkpoints: Annotated[
         _Count, Meta(description="Newest checkpoints that are kept, beside the best one.")
     ] = 2
-    replica_check_every: Annotated[
-        int,
+    stall_timeout_s: Annotated[
+        _NotNegative,
         Meta(
-            ge=0,
+            description="End the run when a rank has not been heard of, or has made no progress, "
+            "for so many seconds; more where steps take longer than a third of it. 0: never."
+        ),
+    ] = 60.0
+    replica_check_every: Annotated[
+        _CountOrZero,
+        Meta(
             description="Compare the ranks' replicas every so many steps, and stop when they "
             "differ; 0: never.",
         ),
     ] = 100
+    on_nonfinite: Annotated[
+        Literal["stop", "skip"],
+        Meta(
+            description="What to do when a loss or gradient is infinite or not a number: stop the "
+            "run, or skip the step's update. To skip, every rank makes the whole update, which is "
+            "slower on several."
+        ),
+    ] = "stop"
     trace: Annotated[
         bool,
         Meta(
@@ -290,7 +312,10 @@ def load_config(path: Path | None, options: Mapping[str, str]) -> Config:
             if len(problems) == 1
             else (f"The configuration has {len(problems)} problems")
         )
-        raise UserError("\n  ".join([f"{headline}:", *problems]))
+        told = problems[:_MOST_SHOWN_PROBLEMS]
+        if len(problems) > len(told):
+            told.append(f"and {len(problems) - len(told)} more")
+        raise UserError("\n  ".join([f"{headline}:", *told]))
     config = Config()
     for section, section_type in get_type_hints(Config).items():
         chosen = {name: v for name, v in values.items() if FIELDS[name].section == section}
@@ -312,7 +337,7 @@ def near_misses(word: str, possible: Iterable[str]) -> str:
 def _values_of_file(path: Path, problems: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for section, entries in _read_toml(path).items():
-        where = f"{path}: [{section}]"
+        where = f"{path}: [{_shortened(section)}]"
         if section in FIELDS and not isinstance(entries, dict):
             problems.append(f"{path}: {section} belongs under [{FIELDS[section].section}]")
         elif section not in get_type_hints(Config):
@@ -326,7 +351,7 @@ def _values_of_file(path: Path, problems: list[str]) -> dict[str, Any]:
                     problems.append(f"{where} {name}: belongs under [{FIELDS[name].section}]")
                 elif name not in FIELDS:
                     hint = near_misses(name, FIELDS)
-                    problems.append(f"{where} {name}: no such field{hint}")
+                    problems.append(f"{where} {_shortened(name)}: no such field{hint}")
                 else:
                     _convert(FIELDS[name], value, f"{where} {name}", values, problems)
     return values
@@ -337,7 +362,7 @@ def _values_of_options(options: Mapping[str, str], problems: list[str]) -> dict[
     for name, text in options.items():
         if name not in FIELDS:
             hint = near_misses(name, map(option_name, FIELDS))
-            problems.append(f"{name}: no such option{hint}")
+            problems.append(f"{_shortened(name)}: no such option{hint}")
             continue
         is_list = FIELDS[name].is_list
         value = (text.split(",") if text else []) if is_list else text
@@ -360,22 +385,45 @@ def _convert(
     strict: bool = True,
 ) -> None:
     if info.choices and value not in info.choices:
-        hint = near_misses(str(value), info.choices)
-        problems.append(f"{where}: {value!r} is none of {', '.join(info.choices)}{hint}")
+        hint = near_misses(_shown(value).strip("'"), info.choices)
+        problems.append(f"{where}: {_shown(value)} is none of {', '.join(info.choices)}{hint}")
         return
     try:
         values[info.name] = msgspec.convert(value, info.kind, strict=strict)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "")
-        problems.append(f"{where}: {value!r} won't do ({info.type_name}): {reason}")
+        problems.append(f"{where}: {_shown(value)} won't do ({info.type_name}): {reason}")
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - whatever the user wrote
+    try:
+        return _shortened(repr(value))
+    except (ValueError, RecursionError):
+        # Python writes no whole numbers of thousands of digits, and no deeply nested tables.
+        return "a huge value"
+
+
+def _shortened(text: str) -> str:
+    short = text[:_MOST_SHOWN_CHARACTERS]
+    return short if short == text else f"{short}..."
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise UserError(f"There is no configuration file {path}.") from error
     except OSError as error:
         raise UserError(f"Can't read the configuration {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(content) > _LARGEST_FILE_BYTES:
+        raise UserError(
+            f"{path} is no configuration: it is larger than {_LARGEST_FILE_BYTES} bytes. Name a "
+            "TOML file of a few lines, such as a run's config.toml."
+        )
+    try:
+        return tomllib.loads(content.decode())
+    except RecursionError as error:
+        raise UserError(f"{path} is no configuration: its values are nested too deeply.") from error
+    except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from error

@@ -78,11 +78,49 @@ def test_all_that_is_wrong_is_told_at_once_with_the_near_misses(config_file):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[training\n", "not valid TOML"), ("training = 3\n", r"\[training\] should be a section")],
+    [
+        ("[training\n", "not valid TOML"),
+        ("training = 3\n", r"\[training\] should be a section"),
+        (f"a = {'[' * 5000}{']' * 5000}", "nested too deeply"),
+        ("x" * 2**16 + "\n", "it is larger than 65536 bytes"),
+        (f"[training]\nepochs = {'9' * 5000}", "not valid TOML"),
+        (f"[training]\nepochs = 0x{'f' * 5000}", r"epochs: a huge value won't do"),
+        (f"[training]\nepochs{'.a' * 5000} = 1", r"epochs: a huge value won't do"),
+        (f"[training]\n{'x' * 1000} = 1", r"x{80}\.\.\.: no such field"),
+        ("[training]\nvirtual_ranks = 1000001", "virtual_ranks: 1000001 won't do"),
+        (f"[network]\nhidden_widths = [{'1,' * 1001}]", r"hidden_widths: .*\.\.\. won't do"),
+    ],
 )
 def test_a_file_that_is_no_configuration(config_file, text, message):
     with pytest.raises(UserError, match=message):
         load_config(config_file(text), {})
+
+
+def test_not_more_problems_are_told_than_can_be_read(config_file):
+    path = config_file("[training]\n" + "\n".join(f"k{i} = 1" for i in range(100)))
+    with pytest.raises(UserError) as error:
+        load_config(path, {})
+    told = str(error.value).splitlines()
+    assert told[0] == "The configuration has 100 problems:"
+    assert len(told) == 22
+    assert told[-1] == "  and 80 more"
+
+
+@pytest.mark.parametrize("name", [info.name for info in FIELDS.values() if info.kind is not str])
+def test_no_number_is_without_a_limit(name):
+    for value in ("1" + "0" * 400, "-1" + "0" * 400, "nan", "inf"):
+        if FIELDS[name].type_name in {"whole number", "number", "whole numbers"}:
+            with pytest.raises(UserError, match="won't do"):
+                load_config(None, {name: value})
+
+
+def test_a_folder_and_text_that_is_not_utf_8(tmp_path):
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(tmp_path, {})
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not valid TOML"):
+        load_config(path, {})
 
 
 def test_a_missing_file(tmp_path):

@@ -13,6 +13,7 @@ from lockstep.data.dataset_file import DatasetFile
 from lockstep.data.memory import MemoryBudget, kept_dtype
 from lockstep.data.rows import Layout, RowReader, Rows, RowsInBlocks, RowsInMemory
 from lockstep.data.shards import Sharding
+from lockstep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,25 @@ class Scaling:
 
 
 def scaling_of(dataset: DatasetFile, dtype: str) -> Scaling:
-    """Return a data set's scaling in the network's dtype."""
+    """Return a data set's scaling in the network's dtype.
+
+    Raises
+    ------
+    UserError
+        When it is too large for that.
+    """
     info = dataset.info
-    return Scaling(
-        np.asarray(np.ravel(info.scale) if np.ndim(info.scale) else info.scale, dtype),
-        np.asarray(np.ravel(info.offset) if np.ndim(info.offset) else info.offset, dtype),
-    )
+    with np.errstate(over="ignore"):
+        scale, offset = (
+            np.asarray(np.ravel(values) if np.ndim(values) else values, dtype)
+            for values in (info.scale, info.offset)
+        )
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise UserError(
+            f"{dataset.path}: its attributes scale and offset are too large for {dtype}. Convert "
+            "the data again, with --standardize or another --scale."
+        )
+    return Scaling(scale, offset)
 
 
 class Batches:
@@ -91,7 +105,7 @@ class Batches:
     Raises
     ------
     UserError
-        When the rows can't be read, or a label is no class index.
+        When the rows can't be read, or have values that aren't finite.
     """
 
     def __init__(
@@ -121,13 +135,10 @@ class Batches:
         self._scaling = scaling.with_column()
         self._stored = np.empty((*self.shape, info.num_features + 1), dtype)
 
-        # Reads the labels once more, for a wrong one is not to be found in the middle of an epoch.
-        first_row = sharding.shards[virtual_ranks[0]].start
-        last_row = sharding.shards[virtual_ranks[-1]].stop
-        dataset.class_counts(split, first_row, last_row)
+        num_rows = sharding.shards[virtual_ranks[-1]].stop - sharding.shards[virtual_ranks[0]].start
         reader = RowReader(dataset, split, scaling.apply if self._is_scaled else _copy)
         layout = Layout(budget.blocks(split, sharding), virtual_ranks, self.shape, full[own])
-        kind = RowsInMemory if budget.fits(split, last_row - first_row) else RowsInBlocks
+        kind = RowsInMemory if budget.fits(split, num_rows) else RowsInBlocks
         self._rows: Rows = kind(layout, reader, info.num_features, dtype)
 
     def shuffle(self, seed: int, epoch: int) -> None:

@@ -15,6 +15,7 @@ from lockstep.data.dataset_file import (
     SPLITS,
     DatasetFile,
     DatasetInfo,
+    is_text,
 )
 from lockstep.data.dataset_writer import DatasetWriter, Header, create_dataset_file
 from lockstep.data.moments import Moments
@@ -120,6 +121,7 @@ def convert(source: str, out: Path, options: ConvertOptions | None = None) -> Da
         request = Request(Path(source), out.parent, resources, **request_options)
         loaded = _loader(kind)(request)
         _check_classes(loaded, source)
+        _check_texts(loaded, source)
         _write(out, loaded, _split(loaded, source, options), Path(source).name, options)
     with DatasetFile.open(out) as file:
         return file.info
@@ -189,6 +191,17 @@ def _check_classes(loaded: Source, source: str) -> None:
             f"{source} has one class only, {loaded.class_names[0]!r}: there is nothing to tell "
             "apart. Check which column or folder holds the labels."
         )
+
+
+def _check_texts(loaded: Source, source: str) -> None:
+    """See that HDF5 can hold all names: file names needn't be text, nor labels free of zeros."""
+    names = [file.name for file in loaded.files]
+    for text in (loaded.name, Path(source).name, *loaded.class_names, *names):
+        if not is_text(text):
+            raise UserError(
+                f"{source}: the name {text!r} has characters that a data set can't hold. Give "
+                "the file, folder or class another one."
+            )
 
 
 def _split(loaded: Source, source: str, options: ConvertOptions) -> dict[str, _Selection]:

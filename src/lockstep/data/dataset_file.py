@@ -10,10 +10,16 @@ Three groups, `train`, `validation` and `test`, each with two datasets:
 
 The root's attributes are the fields of `DatasetInfo`, with `format` and `format_version`. Numbers
 are little-endian, no filter is applied, and everything can be read by HDF5 1.8 or newer.
+
+What somebody else has made of such a file is read too if it has other chunks, is compressed by
+HDF5's own deflate, or has big-endian samples. A file can come from anywhere, so nothing in it is
+followed to other files, and nothing is taken into memory that the file is too small for.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,6 +30,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.data.global_heap import check_global_heaps
 from lockstep.errors import UserError
 
 FORMAT = "lockstep-dataset"
@@ -32,6 +39,16 @@ SPLITS = ("train", "validation", "test")
 IMAGE_FORMS = ("digit", "image", "none")
 
 LABEL_DTYPE = np.dtype(np.int32)
+# No extended precision, which differs from machine to machine.
+_NUMBERS = {"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}
+# All others need a plugin, which is code, or can blow a few bytes up without limit.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+# The most that deflate can make of a byte (https://zlib.net/zlib_tech.html).
+_DEFLATE_FACTOR = 1032
+# What h5py raises on damaged files.
+_HDF5_ERRORS = (
+    OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, MemoryError
+)  # fmt: skip
 # Many network file systems know no locks; and files are written under a name that no one else
 # knows, and not changed afterwards.
 UNLOCKED = {"locking": False} if h5py.version.hdf5_version_tuple >= (1, 12, 1) else {}
@@ -131,20 +148,23 @@ class DatasetFile:
         self.path = path
         self.info = info
         self._file = file
+        self._num_bytes = self._current_bytes()
+        self._class_counts = {split: self._count_classes(split) for split in SPLITS}
 
     @classmethod
     def open(cls, path: Path) -> "DatasetFile":
-        """Open a dataset file read-only and check all but the samples.
+        """Open a dataset file read-only and check all but the samples: labels are read.
 
         Raises
         ------
         UserError
-            When the file is missing, isn't a dataset file, was written by a newer version, or is
-            damaged.
+            When the file is missing, isn't a dataset file, was written by a newer version, is
+            damaged, has labels that are no class index, or would have other files read or run.
         """
         file = _open_hdf5(path)
         try:
-            return cls(path, file, _read_info(path, file))
+            with _blaming(path):
+                return cls(path, file, _read_info(path, file))
         except BaseException:
             file.close()
             raise
@@ -194,7 +214,7 @@ class DatasetFile:
         IndexError
             When the split has no such rows.
         UserError
-            When the file can't be read.
+            When the file can't be read, or has become shorter since it was opened.
         """
         if not 0 <= start <= stop <= self.info.num_samples[split]:
             raise IndexError(f"{split} has no rows {start} to {stop}")
@@ -207,27 +227,27 @@ class DatasetFile:
         self._read_rows(f"{split}/y", start, stop, y)
         return x, y
 
-    def class_counts(
-        self, split: str, start: int = 0, stop: int | None = None
-    ) -> NDArray[np.int64]:
-        """Count the rows of each class, in a split or in its rows `start` to `stop`.
+    def class_counts(self, split: str) -> NDArray[np.int64]:
+        """Return how many rows of a split each class has, (num_classes,)."""
+        return self._class_counts[split]
 
-        Returns
-        -------
-        ndarray of int64, (num_classes,)
+    def check_training_classes(self) -> None:
+        """See that there is something to learn of every class.
 
         Raises
         ------
         UserError
-            When a label is no class index.
+            When there is one class only, or one without a training row.
         """
-        num_classes = self.info.num_classes
-        counts = np.zeros(num_classes, np.int64)
-        for y in self._blocks(f"{split}/y", start, stop):
-            if not 0 <= y.min() <= y.max() < num_classes:
-                raise _damaged(self.path, f"{split}/y has labels that are no class index")
-            counts += np.bincount(y, minlength=num_classes)
-        return counts
+        counts = self.class_counts("train")
+        if len(counts) < 2:
+            raise UserError(f"{self.path} has one class only: there is nothing to tell apart.")
+        if not counts.all():
+            missing = self.info.class_names[int(counts.argmin())]
+            raise UserError(
+                f"{self.path}: class {missing!r} has no training row, so it can't be learned. "
+                "Convert the data again with rows of it, or without the class."
+            )
 
     def verify(self) -> None:
         """Compare the samples and labels with the digest that was stored with them.
@@ -250,13 +270,29 @@ class DatasetFile:
                 f"but {self.info.content_sha256} was recorded when it was written",
             )
 
-    def _blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
-        """Read rows of one of the arrays, some megabytes at a time."""
+    def _count_classes(self, split: str) -> NDArray[np.int64]:
+        num_classes = self.info.num_classes
+        counts = np.zeros(num_classes, np.int64)
+        first = 0
+        for y in self._blocks(f"{split}/y"):
+            wrong = (y < 0) | (y >= num_classes)
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise _damaged(
+                    self.path,
+                    f"{split}/y has the label {y[row]} in row {first + row} (counted from 0), and "
+                    f"the {num_classes} classes go from 0 to {num_classes - 1}",
+                )
+            counts += np.bincount(y, minlength=num_classes)
+            first += len(y)
+        return counts
+
+    def _blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read one of the arrays, some megabytes at a time."""
         dataset = self._file[name]
         num_rows = block_rows(dataset.dtype, dataset.shape[1:])
-        stop = len(dataset) if stop is None else stop
-        for first in range(start, stop, num_rows):
-            end = min(first + num_rows, stop)
+        for first in range(0, len(dataset), num_rows):
+            end = min(first + num_rows, len(dataset))
             block = np.empty((end - first, *dataset.shape[1:]), dataset.dtype)
             self._read_rows(name, first, end, block)
             yield block
@@ -266,8 +302,14 @@ class DatasetFile:
             return
         try:
             self._file[name].read_direct(out, np.s_[start:stop])
-        except (OSError, RuntimeError) as error:
+        except _HDF5_ERRORS as error:
             raise _damaged(self.path, f"can't read {name}: {error}") from error
+        # Beyond the end of a file that is cut off meanwhile, HDF5 reads zeros.
+        if self._current_bytes() < self._num_bytes:
+            raise _damaged(self.path, "it was cut off while it was read")
+
+    def _current_bytes(self) -> int:
+        return os.fstat(self._file.id.get_vfd_handle()).st_size
 
 
 def little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -283,6 +325,15 @@ def block_rows(dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> int:
 
 def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} is damaged: {what}. Convert it again with `lockstep convert`.")
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Say which file it was when HDF5 can make nothing of one."""
+    try:
+        yield
+    except _HDF5_ERRORS as error:
+        raise _damaged(path, f"HDF5 can't read it ({error})") from error
 
 
 def _open_hdf5(path: Path) -> h5py.File:
@@ -301,15 +352,15 @@ def _open_hdf5(path: Path) -> h5py.File:
         raise UserError(
             f"{path} is no HDF5 file. Make a dataset file from it with `lockstep convert`."
         )
-    try:
-        return h5py.File(path, "r", **UNLOCKED)
-    except OSError as error:
-        raise _damaged(path, f"HDF5 can't open it ({error})") from error
+    check_global_heaps(path)
+    with _blaming(path):
+        # The driver for one plain file, whatever the environment says.
+        return h5py.File(path, "r", driver="sec2", **UNLOCKED)
 
 
 def _read_info(path: Path, file: h5py.File) -> DatasetInfo:
-    _check_format(path, file)
     attributes = _Attributes(path, file)
+    _check_format(path, attributes)
     feature_shape = attributes.shape("feature_shape")
     datasets = {
         split: (_dataset(path, file, split, "x"), _dataset(path, file, split, "y"))
@@ -340,13 +391,17 @@ def _read_info(path: Path, file: h5py.File) -> DatasetInfo:
     return info
 
 
-def _check_format(path: Path, file: h5py.File) -> None:
-    if file.attrs.get("format") != FORMAT:
+def _check_format(path: Path, attributes: "_Attributes") -> None:
+    try:
+        is_ours = attributes.text("format") == FORMAT
+    except UserError:
+        is_ours = False
+    if not is_ours:
         raise UserError(
             f"{path} is an HDF5 file, but not one that `lockstep convert` made: its attribute "
             f"`format` isn't {FORMAT!r}."
         )
-    version = _Attributes(path, file).integer("format_version")
+    version = attributes.integer("format_version")
     if version > FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {version}, and this Lockstep reads up to version "
@@ -360,10 +415,12 @@ def _dataset(path: Path, file: h5py.File, split: str, part: str) -> h5py.Dataset
     name = f"{split}/{part}"
     parent: h5py.Group | None = file
     for step in (split, part):
-        if not isinstance(parent, h5py.Group) or step not in parent:
+        # Asked for by `in` or `get`, a link to another file would have that file opened.
+        link = step.encode()
+        if not isinstance(parent, h5py.Group) or not parent.id.links.exists(link):
             raise _damaged(path, f"it has no {name}")
         # What a link points to isn't covered by this file's digest, nor copied with it.
-        if not isinstance(parent.get(step, getlink=True), h5py.HardLink):
+        if parent.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
             raise _damaged(path, f"{name} is a link, and the samples must be in the file itself")
         parent = parent[step]
     if not isinstance(parent, h5py.Dataset):
@@ -376,7 +433,7 @@ def _dataset(path: Path, file: h5py.File, split: str, part: str) -> h5py.Dataset
 def _check_split(
     path: Path, split: str, x: h5py.Dataset, y: h5py.Dataset, feature_shape: tuple[int, ...]
 ) -> None:
-    if x.dtype.kind not in "uif":
+    if x.dtype.str[1:] not in _NUMBERS:
         raise _damaged(path, f"{split}/x has type {x.dtype}, not a number type")
     if y.dtype != LABEL_DTYPE or len(y.shape) != 1:
         raise _damaged(path, f"{split}/y is {y.dtype} {y.shape}, not int32 (num_samples,)")
@@ -384,6 +441,31 @@ def _check_split(
         raise _damaged(
             path, f"{split}/x has shape {x.shape} instead of {(*y.shape, *feature_shape)}"
         )
+    for dataset in (x, y):
+        _check_storage(path, dataset)
+
+
+def _check_storage(path: Path, dataset: h5py.Dataset) -> None:
+    """See that an array can be read without plugins, and that the file has room for it."""
+    name = dataset.name.removeprefix("/")
+    plan = dataset.id.get_create_plist()
+    filters = {plan.get_filter(number)[0] for number in range(plan.get_nfilters())}
+    if filters - _FILTERS:
+        raise UserError(
+            f"{path}: {name} is compressed by a filter that isn't read here (number "
+            f"{min(filters - _FILTERS)}). Unpack it: h5repack -f NONE {path} OUT.h5"
+        )
+    file_bytes = path.stat().st_size
+    most = file_bytes * (_DEFLATE_FACTOR if h5py.h5z.FILTER_DEFLATE in filters else 1)
+    shapes = {"": dataset.shape, "a chunk of ": dataset.chunks or ()}
+    # A chunk that is filtered is read whole, whatever is wanted of it.
+    for what in ("", "a chunk of ") if filters else ("",):
+        if (num_bytes := prod(shapes[what]) * dataset.dtype.itemsize) > most:
+            raise _damaged(
+                path,
+                f"{what}{name} of shape {shapes[what]} takes {num_bytes} bytes, more than can be "
+                f"in a file of {file_bytes}",
+            )
 
 
 def _check_info(path: Path, info: DatasetInfo) -> None:
@@ -391,6 +473,11 @@ def _check_info(path: Path, info: DatasetInfo) -> None:
         raise _damaged(path, f"its attribute image_form is {info.image_form!r}")
     if len(info.source_files) != len(info.source_sha256):
         raise _damaged(path, "its attributes source_files and source_sha256 differ in length")
+    if Path(info.name).name != info.name:
+        # Run folders are named after it.
+        raise _damaged(path, f"its attribute name is {info.name!r}, and should be a plain name")
+    if not 1 <= info.white <= 255:
+        raise _damaged(path, f"its attribute white is {info.white}, and should be from 1 to 255")
     if not info.class_names:
         raise _damaged(path, "it names no classes")
     if info.num_samples["train"] == 0:
@@ -406,13 +493,13 @@ class _Attributes:
 
     def text(self, name: str) -> str:
         value = self._get(name)
-        if not isinstance(value, str):
+        if not is_text(value):
             raise self._wrong(name, "a text")
-        return value
+        return str(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
         values = self._array(name).tolist()
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        if not isinstance(values, list) or not all(map(is_text, values)):
             raise self._wrong(name, "a list of texts")
         return tuple(values)
 
@@ -432,20 +519,40 @@ class _Attributes:
         value = self._array(name)
         if value.dtype.kind != "f" or value.shape not in {(), feature_shape}:
             raise self._wrong(name, "a number, or one for each feature")
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float64)
         if not np.isfinite(value).all():
             raise self._wrong(name, "finite")
-        return value.astype(np.float64) if value.shape else float(value)
+        return value if value.shape else float(value)
 
     def _array(self, name: str) -> NDArray[Any]:
         value: NDArray[Any] = np.asarray(self._get(name))
         return value
 
     def _get(self, name: str) -> object:
+        attributes = self._file.attrs
         try:
-            value: object = self._file.attrs[name]
+            stored = attributes.get_id(name)
         except (KeyError, OSError) as error:
             raise _damaged(self._path, f"it has no attribute {name}") from error
+        # References to objects, and what else isn't wanted, are not even read.
+        is_number = stored.dtype.kind in "uif"
+        if stored.shape is None or not (is_number or h5py.check_string_dtype(stored.dtype)):
+            raise self._wrong(name, "numbers or texts")
+        if prod(stored.shape) * stored.dtype.itemsize > self._path.stat().st_size:
+            raise self._wrong(name, "smaller than the file")
+        value: object = attributes[name]
         return value
 
     def _wrong(self, name: str, wanted: str) -> UserError:
         return _damaged(self._path, f"its attribute {name} should be {wanted}")
+
+
+def is_text(value: object) -> bool:
+    """Return whether it is a text that a data set can hold: no zeros, and nothing but Unicode.
+
+    What isn't UTF-8, in a file or in the name of one, comes as surrogates.
+    """
+    return isinstance(value, str) and not any(
+        letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value
+    )

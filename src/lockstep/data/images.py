@@ -26,6 +26,11 @@ _MIN_CONTRAST = 20
 # Drawings are brought down to this many pixels a side first: a photo has far more than needed.
 _DRAWING_SIDE = 1024
 
+# Other formats can have other programs run, or other files read.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+# What phones save: a JPEG file with a preview or a brightness map as a second frame.
+_WITH_PREVIEW = "MPO"
+
 _GRAY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N"}
 _COLOR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"}
 
@@ -38,7 +43,7 @@ def read_image(
     Parameters
     ----------
     path : Path
-        PNG, JPEG, BMP, GIF, TIFF, WebP or what else Pillow reads.
+        PNG, JPEG, BMP, GIF, TIFF, WebP or PPM, of one frame.
     feature_shape : tuple of int
         (height, width) for gray or (height, width, 3) for colour.
     image_form : str
@@ -96,14 +101,12 @@ def probe_image(path: Path) -> tuple[Size, bool]:
 def _open(path: Path) -> Iterator[Image.Image]:
     """Open and decode an image, upright."""
     try:
-        with warnings.catch_warnings():
-            # Pillow refuses huge images, and only warns of those half as large.
+        with warnings.catch_warnings(action="ignore"):
+            # Pillow refuses huge images before it decodes them, and only warns of those half as
+            # large.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.mode not in _GRAY_MODES | _COLOR_MODES:
-                    raise UserError(
-                        f"{path} has pixels of type {image.mode}: save it with 8 bits per channel."
-                    )
+            with Image.open(path, formats=_FORMATS) as image:
+                _check_kind(image, path)
                 yield ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
@@ -111,10 +114,19 @@ def _open(path: Path) -> Iterator[Image.Image]:
         ) from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image that can be read. Save it as PNG.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow's readers raise any of these on damaged files.
+    except UserError:
+        raise
+    except Exception as error:
+        # Pillow's readers raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"Can't read the image {path}: {reason}.") from error
+
+
+def _check_kind(image: Image.Image, path: Path) -> None:
+    if getattr(image, "is_animated", False) and image.format != _WITH_PREVIEW:
+        raise UserError(f"{path} has several frames: save one of them as PNG.")
+    if image.mode not in _GRAY_MODES | _COLOR_MODES:
+        raise UserError(f"{path} has pixels of type {image.mode}: save it with 8 bits per channel.")
 
 
 def _resize(image: Image.Image, size: Size, mode: str) -> NDArray[Any]:

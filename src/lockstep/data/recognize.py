@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 
 from lockstep.data.sources import idx
+from lockstep.data.sources.base import reading
 from lockstep.errors import UserError
 
 
@@ -92,7 +93,9 @@ def recognize(source: str) -> Kind:
 def _recognize_folder(folder: Path) -> Kind:
     if any(idx.find(folder, name) for name in idx.FILES):
         return Kind.IDX
-    if any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+    with reading(folder):
+        entries = list(folder.iterdir())
+    if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
         return Kind.IMAGE_FOLDER
     raise _unknown(str(folder), "It has neither IDX files nor sub-folders of images")
 

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from lockstep.arrays import Array
 from lockstep.data.blocks import Blocks, SampleOrder
 from lockstep.data.dataset_file import LABEL_DTYPE, DatasetFile, block_rows
+from lockstep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,31 @@ class RowReader:
             Where they are kept.
         y : ndarray of int32 (len(rows),)
             Where their class indices are kept.
+
+        Raises
+        ------
+        UserError
+            When they can't be read, or have values that aren't finite.
         """
         for first in range(0, len(rows), len(self._piece)):
             part = slice(first, first + len(self._piece))
             numbers = rows[part]
             piece = self._piece[: len(numbers)]
             self._dataset.read(self._split, numbers.start, numbers.stop, (piece, y[part]))
-            # What is too large for the network's type becomes infinite; the training tells of it.
+            # What is too large for the network's type becomes infinite.
             with np.errstate(over="ignore", invalid="ignore"):
                 self._keep(piece, x[part])
+            self._check(x[part], numbers.start)
+
+    def _check(self, x: Array, first: int) -> None:
+        if x.dtype.kind != "f" or np.isfinite(x).all():
+            return
+        row = first + int((~np.isfinite(x)).any(axis=1).argmax())
+        raise UserError(
+            f"{self._dataset.path}: {self._split}/x has values that aren't finite, or too large "
+            f"for {x.dtype}, first in row {row} (counted from 0). Fill, drop or scale them, and "
+            "convert the data again."
+        )
 
 
 class Rows(Protocol):

@@ -1,5 +1,6 @@
 """Samples to be classified, from files of any kind that has no labels."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from lockstep.arrays import Array
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
+
+_LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,19 @@ def read_samples(path: Path, form: Form, split: str) -> Samples:
 
         image = read_image(path, form.feature_shape, form.image_form, form.white)
         stored = image.reshape(1, -1)
-    names = [str(path)] if len(stored) == 1 else [f"{path}:{row + 1}" for row in range(len(stored))]
+    # Some names of files can't be printed as they are.
+    shown = str(path).encode(errors="backslashreplace").decode()
+    names = [shown] if len(stored) == 1 else [f"{shown}:{row + 1}" for row in range(len(stored))]
     return Samples(names, stored)
 
 
 def _read_npy(path: Path, form: Form) -> Array:
     try:
-        samples = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped into memory, nothing is allocated for a shape that the file is too small for. NumPy
+        # warns of arrays that Python 2 has saved, which are read all the same.
+        with warnings.catch_warnings(action="ignore"):
+            samples = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise UserError(f"Can't read {path} as a NumPy array: {error}.") from error
     num_features = prod(form.feature_shape)
     one = samples.shape in {form.feature_shape, (num_features,)}
@@ -99,7 +107,7 @@ def _read_npy(path: Path, form: Form) -> Array:
             f"on samples of shape {form.feature_shape}: give numbers of shape "
             f"(num_samples, {', '.join(map(str, form.feature_shape))})."
         )
-    return _checked(samples.reshape(-1, num_features), form, path)
+    return _checked(np.array(samples).reshape(-1, num_features), form, path)
 
 
 def _read_csv(path: Path, form: Form) -> Array:
@@ -141,15 +149,19 @@ def _read_split(path: Path, form: Form, split: str) -> Array:
         stored, _ = dataset.read(split, 0, dataset.info.num_samples[split])
     if not len(stored):
         raise UserError(f"{path} has no rows in its {split} split.")
-    return stored
+    return _checked(stored, form, path)
 
 
 def _checked(samples: Array, form: Form, path: Path) -> Array:
     if not len(samples):
         raise UserError(f"{path} has no rows.")
-    bad = ~np.isfinite(samples).all(axis=1)
-    if bad.any():
-        raise UserError(f"{path}: row {int(bad.argmax()) + 1} has NaN or infinite values.")
+    # In this sense so that NaN is refused as well.
+    good = (np.abs(samples) <= _LARGEST).all(axis=1)
+    if not good.all():
+        raise UserError(
+            f"{path}: row {int(good.argmin()) + 1} has NaN, infinite or huge values. Fill or drop "
+            "them."
+        )
     # Images that somebody has scaled already would all look black, and be classified in silence.
     if form.white > 1 and samples.max() <= 1 and (samples % 1).any():
         raise UserError(

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lockstep.errors import UserError
@@ -13,6 +15,67 @@ from lockstep.storage.run_folder import RunFolder, read_arrays, read_json, read_
 
 Metrics = Sequence[Mapping[str, Any]]
 _Content = TypeVar("_Content")
+
+# What can be drawn and added up.
+_Number = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[float, Meta(ge=-1e100, le=1e100)]
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class _Dataset(TypedDict, total=False):
+    name: str | None
+    content_sha256: str | None
+    feature_shape: list[_Count] | None
+    class_names: list[str] | None
+
+
+class _Session(TypedDict, total=False):
+    step: _Count
+    started: str | None
+    world_size: _Count | None
+    hosts: dict[str, _Count] | None
+    kernels: dict[str, _Count] | None
+    versions: dict[str, Any] | None
+    blas: dict[str, Any] | None
+    machine: dict[str, Any] | None
+    reduction: str | None
+
+
+class _Run(_Session, total=False):
+    run: str
+    network: str | None
+    num_parameters: _Count | None
+    virtual_ranks: _Count | None
+    dataset: _Dataset | None
+    resumed: list[_Session] | None
+
+
+_ClassScores = TypedDict(
+    "_ClassScores",
+    {
+        "class": str,
+        "precision": _Number | None,
+        "recall": _Number | None,
+        "f1": _Number | None,
+        "support": _Count | None,
+    },
+    total=False,
+)
+
+
+class _Summary(TypedDict, total=False):
+    test_accuracy: _Number | None
+    test_correct: _Count | None
+    test_total: _Count | None
+    macro_f1: _Number | None
+    best_val_accuracy: _Number | None
+    confusion_matrix: list[list[_Count]] | None
+    per_class: list[_ClassScores] | None
+    weights_sha256: str | None
+    num_steps: _Count | None
+    num_epochs: _Count | None
+    best_epoch: _Count | None
+    stopped_early: bool | None
+    wall_time_s: _Number | None
 
 
 @dataclass(frozen=True)
@@ -103,10 +166,10 @@ def read_run(folder: RunFolder) -> RunContents:
 
     return RunContents(
         config=attempt(_read_text, folder.config, ""),
-        run=attempt(read_json, folder.run, {}),
-        summary=attempt(read_json, folder.summary, {}),
+        run=attempt(_read_facts, folder.run, {}),
+        summary=attempt(_read_summary, folder.summary, {}),
         metrics=attempt(_read_metrics, folder.metrics, []),
-        figures=attempt(read_arrays, folder.figures, {}),
+        figures=attempt(_read_figures, folder.figures, {}),
         missing=missing,
         unreadable=unreadable,
     )
@@ -134,11 +197,46 @@ def points(metrics: Metrics, key: str) -> tuple[NDArray[np.int64], NDArray[np.fl
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """Sort by epoch; of an epoch that a resumed run repeated, the last line counts."""
-    try:
-        by_epoch = {line["epoch"]: line for line in read_json_lines(path)}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: a line isn't the object of an epoch.") from error
+    lines = read_json_lines(path)
+    _check(path, lines, list[dict[str, _Number | None]])
+    if not all(type(line.get("epoch")) is int for line in lines):
+        raise UserError(f"{path} is damaged: a line isn't the object of an epoch.")
+    by_epoch = {line["epoch"]: line for line in lines}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    facts = read_json(path)
+    _check(path, facts, _Run)
+    return facts
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = read_json(path)
+    _check(path, summary, _Summary)
+    matrix = summary.get("confusion_matrix") or []
+    if any(len(row) != len(matrix) for row in matrix):
+        raise UserError(f"{path} is damaged: its confusion_matrix is not square.")
+    return summary
+
+
+def _check(path: Path, content: object, kind: object) -> None:
+    """See that what is known by name has the right type; there may be more."""
+    try:
+        msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path} is damaged: {str(error).replace('`', '')}.") from error
+
+
+def _read_figures(path: Path) -> dict[str, NDArray[Any]]:
+    figures = read_arrays(path)
+    mistakes = [array for name, array in figures.items() if name.startswith("mistakes.")]
+    weight = figures.get("first_layer.weight")
+    if len({array.shape[:1] for array in mistakes}) > 1 or (
+        weight is not None and weight.ndim != 2
+    ):
+        raise UserError(f"{path} is damaged: its arrays don't fit together.")
+    return figures
 
 
 def _read_text(path: Path) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from lockstep.storage.run_folder import write_safetensors, write_text
 
 _FORMAT = "lockstep-checkpoint"
 _FORMAT_VERSION = 1
+# A pointer holds one name, which file systems limit to this.
+_MAX_NAME_BYTES = 255
+_MAX_STEPS = 2**63
 # Of a save that was killed: ours, and what the safetensors library writes before it renames.
 _STALE = (".step-*.tmp", ".latest*.tmp", ".best*.tmp", ".tmp??????")
 
@@ -41,10 +45,13 @@ class Checkpoint:
         Parameters, optimizer state and input scaling, by name.
     facts : mapping
         Everything else, as JSON can hold it; `step` is among it.
+    name : str
+        What to call it in messages.
     """
 
     arrays: Mapping[str, Array]
     facts: Mapping[str, Any]
+    name: str = "The checkpoint"
 
 
 class CheckpointStore:
@@ -185,7 +192,9 @@ class CheckpointStore:
     def _named(self, which: str) -> str:
         pointer = self._folder / which
         try:
-            name = pointer.read_text(encoding="utf-8").strip()
+            _check_plain(pointer)
+            with pointer.open("rb") as file:
+                name = file.read(_MAX_NAME_BYTES).decode().strip()
         except OSError as error:
             raise UserError(
                 f"There is no checkpoint in {self._folder}: {pointer.name} can't be read "
@@ -194,7 +203,7 @@ class CheckpointStore:
             ) from error
         except UnicodeDecodeError as error:
             raise UserError(f"{pointer} is damaged: it should name a checkpoint.") from error
-        if not name.startswith("step-") or Path(name).name != name:
+        if not _is_checkpoint(Path(name)) or Path(name).name != name:
             raise UserError(f"{pointer} should name a checkpoint beside it, not {name!r}.")
         return name
 
@@ -270,6 +279,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         When it is foreign or damaged.
     """
     try:
+        _check_plain(path)
         # safetensors tells of any failure to open a file as if there were none.
         with path.open("rb") as file:
             file.read(1)
@@ -295,7 +305,36 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise NewerCheckpointError(f"{path} was written by a newer Lockstep; update this one.")
     if not (is_ours and is_padded_well and version == str(_FORMAT_VERSION)):
         raise UserError(f"{path} is damaged: its content does not match its digest.")
-    return Checkpoint(arrays, json.loads(facts))
+    return Checkpoint(arrays, _read_facts(path, facts), str(path))
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse links, which may lead anywhere, and pipes, which may never end.
+
+    Raises
+    ------
+    OSError
+        When there is no such file.
+    UserError
+        When it is another kind of file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UserError(
+            f"{path} is a link or no file at all. Checkpoints lie in their folder themselves: put "
+            "a copy of the file there."
+        )
+
+
+def _read_facts(path: Path, text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its facts are no JSON.") from error
+    # What this module itself relies on; the rest is checked where it is used.
+    steps = (facts.get("step"), facts.get("best_step", 0)) if isinstance(facts, dict) else ()
+    if not steps or not all(type(step) is int and 0 <= step < _MAX_STEPS for step in steps):
+        raise UserError(f"{path} is damaged: its facts don't tell its step.")
+    return dict(facts)
 
 
 def _is_padded_well(path: Path) -> bool:

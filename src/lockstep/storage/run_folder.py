@@ -2,10 +2,12 @@
 
 import fcntl
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from datetime import UTC, datetime
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from lockstep.files import atomic_path
 
 class RunFolderTakenError(UserError):
     """The folder belongs to another run."""
+
+
+_RESERVED = ".reserved"
+# How long a process may take to end that was told to.
+_DYING_S = 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class RunFolder:
         try:
             path.mkdir()
         except FileExistsError as error:
+            if cls(path).take_reservation():
+                return cls(path)
             raise RunFolderTakenError(
                 f"{path} exists already, and two runs never share a folder: "
                 "choose another --run-name, or remove the folder."
@@ -56,6 +65,37 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"Can't make the run folder {path}: {error.strerror}.") from error
         return cls(path)
+
+    @classmethod
+    def create_next(cls, results: Path, dataset_name: str) -> "RunFolder":
+        """Make a new folder in `results`, named after the data set and the time.
+
+        Raises
+        ------
+        UserError
+            When it can't be made.
+        """
+        made_up = f"{dataset_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        # Jobs that start in the same second are no rarity on a cluster.
+        for attempt in count(1):
+            candidate = results / (made_up if attempt == 1 else f"{made_up}-{attempt}")
+            if not candidate.exists():
+                with suppress(RunFolderTakenError):
+                    return cls.create(candidate)
+        raise AssertionError("counting never ends")
+
+    def reserve(self) -> None:
+        """Leave the folder, which is new, to the process that creates it next."""
+        (self.path / _RESERVED).touch()
+
+    def take_reservation(self) -> bool:
+        """Return whether the folder was reserved, which it is no more."""
+        try:
+            # Of several processes, one can do it.
+            (self.path / _RESERVED).unlink()
+        except OSError:
+            return False
+        return True
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -83,7 +123,8 @@ class RunFolder:
         RunFolderTakenError
             When one of them does so at the moment.
         """
-        with (self.path / ".lock").open("w", encoding="utf-8") as file:
+        # Opened for appending: whatever is there under that name is not emptied.
+        with (self.path / ".lock").open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -94,6 +135,22 @@ class RunFolder:
                 # Some shared file systems have no locks; then nobody is kept out.
                 pass
             yield
+
+    def wait_until_free(self) -> None:
+        """Wait, though not for ever, until no dying process has the lock any more."""
+        end_s = time.monotonic() + _DYING_S
+        while self.path.is_dir() and time.monotonic() < end_s:
+            with suppress(RunFolderTakenError), self.lock():
+                return
+            time.sleep(0.1)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that was ended before it had written anything."""
+        with suppress(OSError):
+            self.remove_leftovers()
+            self.take_reservation()
+            (self.path / ".lock").unlink(missing_ok=True)
+            self.path.rmdir()
 
     def remove_leftovers(self) -> None:
         """Remove what a kill has left of files that were being written."""
@@ -199,7 +256,7 @@ def read_json(path: Path) -> dict[str, Any]:
     UserError
         When the file is missing or isn't a JSON object.
     """
-    content = _read(path, json.loads)
+    content = _read(path, _parse)
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold one JSON object.")
     return content
@@ -213,11 +270,13 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises
     ------
     UserError
-        When the file is missing or a line isn't JSON.
+        When the file is missing or a line isn't a JSON object.
     """
     lines: list[dict[str, Any]] = _read(
-        path, lambda text: [json.loads(line) for line in text.split("\n")[:-1]]
+        path, lambda text: [_parse(line) for line in text.split("\n")[:-1]]
     )
+    if not all(isinstance(line, dict) for line in lines):
+        raise UserError(f"{path} is damaged: a line is no JSON object.")
     return lines
 
 
@@ -253,7 +312,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         arrays: dict[str, NDArray[Any]] = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError) as error:
+        # The last three tell of element types that safetensors knows and NumPy does not.
         raise UserError(f"Can't read {path}: {error}.") from error
     return arrays
 
@@ -263,5 +323,16 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401 - wha
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Can't read {path}: {error.strerror}.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: its values are nested too deeply.") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse what Python takes for JSON and nothing here writes: NaN and infinity."""
+    raise ValueError(f"{name} is no JSON")

@@ -1,21 +1,28 @@
 """The trained network as a checkpoint holds it: all that prediction needs."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import pairwise
+from math import prod
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from lockstep.arrays import Array
-from lockstep.config import Config
+from lockstep.config import Activation, Config, Loss
 from lockstep.data.batches import Scaling
 from lockstep.data.dataset_file import DatasetInfo
 from lockstep.data.samples import Form
+from lockstep.errors import UserError
 from lockstep.nn.mlp import MLP, Workspace
 from lockstep.storage.checkpoint import Checkpoint
 from lockstep.train.observers import Snapshot
 
+_Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+_CountOrZero = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Facts = TypeVar("_Facts")
 _OPTIMIZER = "optimizer."
 # Rows that are predicted at a time.
 _BLOCK_SIZE = 1024
@@ -81,6 +88,62 @@ class Model:
         return outputs
 
 
+@dataclass(frozen=True)
+class _ModelFacts:
+    """What a model needs of a checkpoint's facts."""
+
+    widths: Annotated[tuple[_Count, ...], Meta(min_length=2)]
+    activation: Activation
+    loss: Loss
+    class_names: tuple[str, ...]
+    feature_shape: Annotated[tuple[_Count, ...], Meta(min_length=1)]
+    image_form: str
+    white: Annotated[int, Meta(ge=1, le=255)]
+    dataset_sha256: str
+
+
+@dataclass(frozen=True)
+class _RunFacts:
+    """What a training that goes on needs of them; see `lockstep.train.trainer.Progress`."""
+
+    config: dict[str, dict[str, Any]]
+    dataset_sha256: str
+    wall_time_s: float
+    step: _CountOrZero
+    epoch: _CountOrZero
+    best_epoch: _CountOrZero
+    best_step: _CountOrZero
+    best_correct: Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+    best_loss: float | None
+    loss_sum: float
+    spent_s: dict[str, float]
+
+
+def check_run_facts(checkpoint: Checkpoint) -> None:
+    """See that a checkpoint holds what a training goes on from.
+
+    Raises
+    ------
+    UserError
+        When something is missing or of another type.
+    """
+    _checked_facts(checkpoint, _RunFacts)
+
+
+def _checked_facts(checkpoint: Checkpoint, kind: type[_Facts]) -> _Facts:
+    try:
+        return msgspec.convert(checkpoint.facts, kind)
+    except msgspec.ValidationError as error:
+        raise _wrong(checkpoint, str(error).replace("`", "").replace("$.", "")) from error
+
+
+def _wrong(checkpoint: Checkpoint, what: str) -> UserError:
+    return UserError(
+        f"{checkpoint.name} doesn't hold what a checkpoint of Lockstep should: {what}. Take "
+        "another one, or train the run again from its config.toml."
+    )
+
+
 def checkpoint_facts(config: Config, info: DatasetInfo, network: MLP) -> dict[str, Any]:
     """Return what every checkpoint of a run tells beside its progress."""
     return {
@@ -110,17 +173,23 @@ def checkpoint_arrays(network: MLP, scaling: Scaling, snapshot: Snapshot) -> dic
 
 
 def checkpoint_snapshot(checkpoint: Checkpoint, network: MLP) -> Snapshot:
-    """Return the state in a checkpoint, from which a training can go on."""
+    """Return the state in a checkpoint, from which a training can go on.
+
+    Raises
+    ------
+    UserError
+        When its arrays aren't those of the network.
+    """
     facts, arrays = checkpoint.facts, checkpoint.arrays
     has_best = any(name.startswith("best.") for name in arrays)
     return Snapshot(
-        parameters=_flat_parameters("layers", network, arrays),
+        parameters=_flat_parameters("layers", network, checkpoint),
         optimizer_state={
-            name.removeprefix(_OPTIMIZER): values
-            for name, values in arrays.items()
+            name.removeprefix(_OPTIMIZER): _array(checkpoint, name, (network.num_parameters,))
+            for name in arrays
             if name.startswith(_OPTIMIZER)
         },
-        best_parameters=_flat_parameters("best", network, arrays) if has_best else None,
+        best_parameters=_flat_parameters("best", network, checkpoint) if has_best else None,
         progress=facts,
         is_best=facts["step"] == facts["best_step"] > 0,
     )
@@ -134,24 +203,45 @@ def _layer_arrays(prefix: str, network: MLP, parameters: Array) -> dict[str, Arr
     return arrays
 
 
-def _flat_parameters(prefix: str, network: MLP, arrays: Mapping[str, Array]) -> Array:
-    parts = (
-        arrays[f"{prefix}.{index}.{part}"].ravel()
-        for index in range(len(network.layer_shapes))
-        for part in ("weight", "bias")
-    )
-    return np.concatenate(list(parts))
+def _flat_parameters(prefix: str, network: MLP, checkpoint: Checkpoint) -> Array:
+    parts = []
+    for index, (fan_in, fan_out) in enumerate(pairwise(network.widths)):
+        parts.append(_array(checkpoint, f"{prefix}.{index}.weight", (fan_in, fan_out)).ravel())
+        parts.append(_array(checkpoint, f"{prefix}.{index}.bias", (fan_out,)))
+    return np.concatenate(parts)
+
+
+def _array(checkpoint: Checkpoint, name: str, *shapes: tuple[int, ...]) -> Array:
+    """Return an array of one of some shapes; say so if there is no such array."""
+    array = checkpoint.arrays.get(name)
+    if array is None or array.shape not in shapes or array.dtype not in (np.float32, np.float64):
+        found = "is missing" if array is None else f"is {array.dtype} {array.shape}"
+        wanted = " or ".join(map(str, shapes))
+        raise _wrong(checkpoint, f"its array {name}, float32 or float64 {wanted}, {found}")
+    return array
 
 
 def load_model(checkpoint: Checkpoint) -> Model:
-    """Return the model in a checkpoint."""
-    facts, arrays = checkpoint.facts, checkpoint.arrays
-    network = MLP(tuple(facts["widths"]), facts["activation"], facts["loss"])
+    """Return the model in a checkpoint.
+
+    Raises
+    ------
+    UserError
+        When it holds none.
+    """
+    facts = _checked_facts(checkpoint, _ModelFacts)
+    num_features = prod(facts.feature_shape)
+    if (facts.widths[0], facts.widths[-1]) != (num_features, len(facts.class_names)):
+        raise _wrong(checkpoint, f"its widths {facts.widths} don't fit its features and classes")
+    network = MLP(facts.widths, facts.activation, facts.loss)
+    scale, offset = (
+        _array(checkpoint, f"input.{name}", (), (num_features,)) for name in ("scale", "offset")
+    )
     return Model(
         network=network,
-        parameters=_flat_parameters("layers", network, arrays),
-        scaling=Scaling(arrays["input.scale"], arrays["input.offset"]),
-        class_names=tuple(facts["class_names"]),
-        form=Form(tuple(facts["feature_shape"]), facts["image_form"], facts["white"]),
-        dataset_sha256=facts["dataset_sha256"],
+        parameters=_flat_parameters("layers", network, checkpoint),
+        scaling=Scaling(scale, offset),
+        class_names=facts.class_names,
+        form=Form(facts.feature_shape, facts.image_form, facts.white),
+        dataset_sha256=facts.dataset_sha256,
     )

@@ -321,14 +321,29 @@ def test_the_background_thread_ends_with_its_batches(digits):
         assert not thread.is_alive()
 
 
-def test_a_label_that_is_no_class_is_found_before_the_training(digits_file, tmp_path):
+@pytest.mark.parametrize(("stored", "value"), [("f4", np.nan), ("f4", -np.inf), ("f8", 1e300)])
+@pytest.mark.parametrize("megabytes", [WHOLE, BLOCKS])
+def test_a_value_that_is_not_finite_is_found_when_its_row_is_read(
+    digits_file, tmp_path, stored, value, megabytes
+):
     path = tmp_path / "wrong.h5"
     shutil.copy(digits_file, path)
     with h5py.File(path, "r+") as file:
-        file["train/y"][1400] = 10
+        for split in ("train", "validation", "test"):
+            x = file[f"{split}/x"][()].astype(stored)
+            del file[f"{split}/x"]
+            file[f"{split}/x"] = x
+        file["train/x"][1400, 3, 4] = value
+    message = r"wrong.h5: train/x has values that aren't finite.* first in row 1400"
+
+    def take_all(virtual_ranks):
+        batches = batches_of(dataset, Sharding(1437, 32, 4), virtual_ranks, megabytes)
+        rows, labels = buffers_of(batches, dataset)
+        batches.in_stored_order()
+        for step in batches:
+            batches.fill(step, rows, labels)
+
     with DatasetFile.open(path) as dataset:
-        sharding = Sharding(1437, 32, 4)
-        for megabytes in (WHOLE, BLOCKS):
-            batches_of(dataset, sharding, range(3), megabytes)
-            with pytest.raises(UserError, match=r"wrong.h5 is damaged: train/y has labels"):
-                batches_of(dataset, sharding, range(3, 4), megabytes)
+        take_all(range(3))
+        with pytest.raises(UserError, match=message):
+            take_all(range(3, 4))

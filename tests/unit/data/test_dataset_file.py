@@ -168,8 +168,8 @@ def test_a_changed_sample_is_found(path):
 def test_a_label_beyond_the_classes_is_found(path):
     with h5py.File(path, "r+") as file:
         file["train/y"][0] = 2
-    with DatasetFile.open(path) as file, pytest.raises(UserError, match="no class index"):
-        file.class_counts("train")
+    with pytest.raises(UserError, match=r"train/y has the label 2 in row 0 .* go from 0 to 1"):
+        DatasetFile.open(path)
 
 
 def delete(name):
@@ -208,6 +208,27 @@ def virtual(file):
     file.create_virtual_dataset("train/x", layout)
 
 
+def filtered(number):
+    def change(file):
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((7, 2, 3))
+        plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, (1,))
+        del file["train/x"]
+        space = h5py.h5s.create_simple((7, 2, 3))
+        h5py.h5d.create(file["train"].id, b"x", h5py.h5t.STD_U8LE, space, plan)
+
+    return change
+
+
+def huge(num_rows, **storage):
+    def change(file):
+        del file["test"]
+        file.create_dataset("test/x", (num_rows, 2, 3), "u1", chunks=(10**6, 2, 3), **storage)
+        file.create_dataset("test/y", (num_rows,), "i4", chunks=(10**6,))
+
+    return change
+
+
 def external(file):
     del file["train/x"]
     file["train"].create_dataset("x", (7, 2, 3), np.uint8, external=[("raw.bin", 0, 42)])
@@ -241,6 +262,16 @@ def external(file):
         (attribute("feature_shape", [2, 0]), "feature_shape should be"),
         (attribute("image_form", "sound"), "image_form is 'sound'"),
         (attribute("source_sha256", np.array([], dtype="S1")), "differ in length"),
+        (replace("train/x", np.zeros((7, 2, 3), "g")), "train/x has type"),
+        (huge(10**15), "test/x of shape .* takes 6000000000000000 bytes, more than"),
+        (huge(10**8, compression="gzip"), "test/x of shape .* takes 600000000 bytes, more than"),
+        (attribute("format", ["lockstep-dataset"] * 2), "not one that `lockstep convert` made"),
+        (attribute("name", h5py.Empty("S3")), "name should be numbers or texts"),
+        (attribute("name", "../up"), "name is '../up'"),
+        (attribute("name", b"\xff"), "name should be a text"),
+        (attribute("class_names", [b"a", b"\xff"]), "class_names should be a list of texts"),
+        (attribute("white", 256), "white is 256"),
+        (attribute("scale", np.longdouble("1e400")), "scale should be finite"),
     ],
 )
 def test_what_is_wrong_is_said_when_opening(path, change, message):
@@ -250,6 +281,88 @@ def test_what_is_wrong_is_said_when_opening(path, change, message):
         DatasetFile.open(path)
     assert str(path) in str(error.value)
     assert re.search(r"lockstep convert|Lockstep", str(error.value))
+
+
+@pytest.mark.parametrize("number", [32000, 32015, h5py.h5z.FILTER_NBIT])
+def test_filters_that_need_a_plugin_are_not_even_tried(path, number):
+    with h5py.File(path, "r+") as file:
+        filtered(number)(file)
+    with pytest.raises(UserError, match=rf"train/x .* \(number {number}\).*h5repack -f NONE"):
+        DatasetFile.open(path)
+
+
+def test_references_are_not_read(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["source"] = file["train/x"].regionref[0:2]
+    with pytest.raises(UserError, match="source should be numbers or texts"):
+        DatasetFile.open(path)
+
+
+def test_a_link_to_another_file_is_not_followed(path):
+    # Whoever opens a pipe waits for ever.
+    os.mkfifo(path.with_name("pipe"))
+    with h5py.File(path, "r+") as file:
+        del file["train"]
+        file["train"] = h5py.ExternalLink("pipe", "/train")
+    with pytest.raises(UserError, match="train/x is a link"):
+        DatasetFile.open(path)
+
+
+def test_what_others_have_stored_compressed_or_big_endian_is_read(path):
+    with h5py.File(path, "r+") as file:
+        for split in SIZES:
+            x, y = arrays(split)
+            del file[split]
+            options = {"chunks": (max(1, len(x)), 2, 3), "maxshape": (None, 2, 3)}
+            file.create_dataset(
+                f"{split}/x", data=x.astype(">i4"), compression="gzip", shuffle=True, **options
+            )
+            file[f"{split}/y"] = y
+    with DatasetFile.open(path) as file:
+        np.testing.assert_array_equal(file.read("train", 0, 7)[0], arrays("train")[0].reshape(7, 6))
+        np.testing.assert_array_equal(file.class_counts("train"), [4, 3])
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(path):
+    with DatasetFile.open(path) as file:
+        file.read("train", 0, 7)
+        os.truncate(path, path.stat().st_size - 1)
+        with pytest.raises(UserError, match=r"small\.h5 is damaged: it was cut off while"):
+            file.read("train", 0, 7)
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_read_to_its_end(path):
+    with DatasetFile.open(path) as file:
+        path.unlink()
+        file.read("train", 0, 7)
+        file.verify()
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [(["a", "b", "c"], r"small\.h5: class 'c' has no training row"), (["a", "b"], "")],
+)
+def test_classes_without_training_rows(path, class_names, message):
+    with h5py.File(path, "r+") as file:
+        file.attrs["class_names"] = class_names
+    with DatasetFile.open(path) as file:
+        if not message:
+            file.check_training_classes()
+            return
+        with pytest.raises(UserError, match=message):
+            file.check_training_classes()
+
+
+def test_a_single_class(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["class_names"] = ["a"]
+        for split in SIZES:
+            file[f"{split}/y"][...] = 0
+    with (
+        DatasetFile.open(path) as file,
+        pytest.raises(UserError, match="has one class only: there is nothing to tell apart"),
+    ):
+        file.check_training_classes()
 
 
 def test_files_of_other_kinds(tmp_path):

@@ -1,7 +1,9 @@
+import zipfile
+
 import numpy as np
 import pytest
 
-from lockstep.data.sources import npz
+from lockstep.data.sources import base, npz
 from lockstep.errors import UserError
 
 
@@ -141,3 +143,33 @@ def test_files_that_are_no_npz(tmp_path, request_for):
         np.save(file, X)
     with pytest.raises(UserError, match=r"data\.npz holds a single array"):
         npz.load(request_for(path))
+
+
+def test_an_archive_that_unpacks_to_far_more_than_data_do(tmp_path, request_for, monkeypatch):
+    monkeypatch.setattr(base, "_HARMLESS_BYTES", 10**5)
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x=np.zeros((1000, 1000), np.uint8), y=np.arange(1000) % 2)
+    with pytest.raises(UserError, match=r"bomb\.npz: x\.npy unpacks from \d+ to 1000128 bytes"):
+        npz.load(request_for(path))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_ways_of_compression_that_numpy_does_not_use(tmp_path, request_for, method):
+    path = tmp_path / "odd.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", b"x" * 100)
+    with pytest.raises(UserError, match=r"x\.npy is compressed in an unknown way"):
+        npz.load(request_for(path))
+
+
+def test_members_that_are_no_arrays_or_of_absurd_shape(tmp_path, request_for):
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000, 4)}\n"
+    absurd = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    for number, content in enumerate((b"hello", absurd, b"\x93NUMPY\x01\x00")):
+        path = tmp_path / f"odd{number}.npz"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x", content)
+            archive.writestr("x.npy", content)
+            archive.writestr("y.npy", content)
+        with pytest.raises(UserError, match=r"is no \.npz file of plain arrays"):
+            npz.load(request_for(path))

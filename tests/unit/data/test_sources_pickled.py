@@ -1,12 +1,13 @@
 import gzip
 import os
 import pickle
+import resource
 import struct
 
 import numpy as np
 import pytest
 
-from lockstep.data.sources import pickled
+from lockstep.data.sources import base, pickled
 from lockstep.errors import UserError
 
 
@@ -122,6 +123,55 @@ def test_an_array_with_too_few_bytes_is_refused(tmp_path, request_for):
     assert b"K\x03K\x04" in data
     path = write(tmp_path / "mnist.pkl", data.replace(b"K\x03K\x04", b"K\x7fK\x04"))
     with pytest.raises(UserError, match="too few or too many bytes"):
+        pickled.load(request_for(path))
+
+
+def test_functions_cannot_be_changed(tmp_path, request_for):
+    # (None, {"__defaults__": (1,)}) is set as the state of what builds arrays.
+    change = b"N}X\x0c\x00\x00\x00__defaults__K\x01\x85s\x86b"
+    path = write(
+        tmp_path / "mnist.pkl", b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n" + change + b"."
+    )
+    with pytest.raises(UserError, match="refused: it changes something that is no array"):
+        pickled.load(request_for(path))
+
+
+def test_a_few_bytes_do_not_fill_the_memory(tmp_path, request_for):
+    # LONG_BINPUT to place 2**31 - 1 of the memo.
+    path = write(tmp_path / "mnist.pkl", b"\x80\x02K\x01r\xff\xff\xff\x7f.")
+    with pytest.raises(UserError, match="should hold three pairs"):
+        pickled.load(request_for(path))
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert peak_kb < 4_000_000
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        # -3 and -4, whose product is right; 12 and "a"; 2**80 and 0.
+        b"J\xfd\xff\xff\xffJ\xfc\xff\xff\xff",
+        b"K\x0cX\x01\x00\x00\x00a",
+        b"\x8a\x0b" + bytes(10) + b"\x01K\x00",
+    ],
+)
+def test_an_absurd_shape(tmp_path, request_for, shape):
+    data = pickle.dumps(np.zeros((3, 4), np.uint8), 2)
+    path = write(tmp_path / "mnist.pkl", data.replace(b"K\x03K\x04", shape))
+    with pytest.raises(UserError, match="refused: it holds an array without a shape"):
+        pickled.load(request_for(path))
+
+
+def test_what_unpacks_to_far_more_than_data_do(tmp_path, request_for, monkeypatch):
+    monkeypatch.setattr(base, "_HARMLESS_BYTES", 10**6)
+    path = write(tmp_path / "mnist.pkl.gz", b"\x80\x04B" + struct.pack("<I", 10**8) + bytes(10**7))
+    with pytest.raises(UserError, match=r"mnist\.pkl\.gz unpacks to more than 100 times its size"):
+        pickled.load(request_for(path))
+
+
+def test_images_of_another_type(tmp_path, request_for):
+    images = np.zeros((4, 16), np.uint8)
+    path = write(tmp_path / "mnist.pkl", ((images, np.arange(4)),) * 3)
+    with pytest.raises(UserError, match="train images have type uint8, not float32"):
         pickled.load(request_for(path))
 
 

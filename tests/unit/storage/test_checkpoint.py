@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ from lockstep.storage.checkpoint import (
     NewerCheckpointError,
     read_checkpoint,
 )
-from lockstep.storage.run_folder import RunFolder, read_json_lines
+from lockstep.storage.run_folder import RunFolder, read_json, read_json_lines
 
 
 def checkpoint(step, value=0.0):
@@ -314,6 +315,66 @@ def test_a_pointer_can_lead_nowhere_but_beside_itself(tmp_path):
     (tmp_path / "latest").write_bytes(b"\xff")
     with pytest.raises(UserError, match="latest is damaged"):
         store.load("latest")
+
+
+@pytest.mark.parametrize("name", ["latest", "step-00000001.safetensors"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_plain_file_is_refused(tmp_path, name, kind):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.save(checkpoint(1), is_best=True)
+    path = tmp_path / "checkpoints" / name
+    path.rename(tmp_path / "elsewhere")
+    if kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{name} is a link or no file at all"):
+        store.load("latest")
+    if name == "latest":
+        assert store.newest(pytest.fail).facts["step"] == 1
+    else:
+        with pytest.raises(UserError, match=r"All checkpoints in .* are damaged"):
+            store.newest(lambda message: None)
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    ["", "{", "[" * 100_000, "3", "{}", '{"step": -1}', '{"step": "1"}', '{"step": true}',
+     f'{{"step": {2**63}}}', f'{{"step": {"9" * 5000}}}', '{"step": 1, "best_step": []}'],
+)  # fmt: skip
+def test_facts_that_are_none(tmp_path, facts):
+    path = tmp_path / "step-00000001.safetensors"
+    header = {"format": "lockstep-checkpoint", "format_version": "1", "facts": facts}
+    # The digest of no arrays: of the version and the facts alone.
+    header["content_sha256"] = hashlib.sha256(f"1{facts}".encode()).hexdigest()
+    save_file({}, path, metadata=header)
+    with pytest.raises(UserError, match=r"step-00000001.safetensors is damaged: its facts"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"loss": NaN}', "NaN is no JSON"),
+        ('{"loss": -Infinity}', "-Infinity is no JSON"),
+        ("[1]", "should hold one JSON object"),
+        ("", "is damaged"),
+    ],
+)
+def test_json_that_is_none(tmp_path, text, message):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"run\.json .*{message}"):
+        read_json(path)
+
+
+def test_lines_that_are_no_objects(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n3\n')
+    with pytest.raises(UserError, match="a line is no JSON object"):
+        read_json_lines(path)
 
 
 def test_a_run_folder_is_never_shared(tmp_path):

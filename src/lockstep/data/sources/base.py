@@ -2,22 +2,30 @@
 
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 # Half a million float64 values: a few megabytes.
 BLOCK_VALUES = 2**19
 GZIP_MAGIC = b"\x1f\x8b"
+# What unpacks to less is harmless; of more, data shrink by less than this, and bombs by more.
+_HARMLESS_BYTES = 2**28
+_LARGEST_FACTOR = 100
+# Up to here, floating-point numbers are exact.
+_LARGEST_LABEL = 2**53
 
 
 class Rows(Protocol):
@@ -170,17 +178,54 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"Can't read {path}: {reason}.") from error
 
 
+def most_unpacked(packed_bytes: int) -> int:
+    """Return how many bytes may be unpacked from so many, lest a small file fill the memory."""
+    return max(_HARMLESS_BYTES, _LARGEST_FACTOR * packed_bytes)
+
+
+class _Limited(io.RawIOBase):
+    """Reads a compressed file up to a limit."""
+
+    def __init__(self, unzipped: gzip.GzipFile, path: Path) -> None:
+        self._unzipped = unzipped
+        self._path = path
+        self._left = most_unpacked(path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        content = self._unzipped.read(min(len(memoryview(buffer)), BLOCK_VALUES))
+        self._left -= len(content)
+        if self._left < 0:
+            raise UserError(
+                f"{self._path} unpacks to more than {_LARGEST_FACTOR} times its size, as no usual "
+                "data do. If you trust it, unpack it yourself (gunzip), and convert the result."
+            )
+        memoryview(buffer)[: len(content)] = content
+        return len(content)
+
+
 @contextmanager
-def open_unzipped(path: Path) -> Iterator[BufferedReader | gzip.GzipFile]:
-    """Open a file for reading, through gzip if its content is compressed."""
+def open_unzipped(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file for reading, through gzip if its content is compressed.
+
+    Raises
+    ------
+    UserError
+        When it can't be read; later, when it unpacks to far more than data do.
+    """
     with reading(path), path.open("rb") as file:
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
         if not compressed:
             yield file
             return
-        with gzip.GzipFile(fileobj=file) as unzipped:
-            yield unzipped
+        with (
+            gzip.GzipFile(fileobj=file) as unzipped,
+            io.BufferedReader(_Limited(unzipped, path), BLOCK_VALUES) as limited,
+        ):
+            yield cast("io.BufferedReader", limited)
 
 
 def stem(path: Path) -> str:
@@ -236,14 +281,20 @@ def _discrete(labels: NDArray[Any], path: Path) -> NDArray[Any]:
             "(from one-hot rows: labels.argmax(axis=1))."
         )
     if labels.dtype.kind == "S":
-        return np.char.decode(labels, "utf-8")
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all():
-        return labels.astype(np.int64)
-    if labels.dtype.kind not in "uibU":
+        try:
+            return np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: its labels aren't UTF-8. Save them as texts.") from error
+    if labels.dtype.kind == "U":
+        return labels
+    # In this sense so that NaN is refused as well.
+    are_small = labels.dtype.kind in "uibf" and bool((np.abs(labels) <= _LARGEST_LABEL).all())
+    if not are_small or (labels.dtype.kind == "f" and (labels % 1).any()):
         raise UserError(
-            f"{path}: labels of type {labels.dtype} are no classes. Give whole numbers or texts."
+            f"{path}: labels of type {labels.dtype} are no classes. Give whole numbers of usual "
+            "size, or texts."
         )
-    return labels.astype(np.int64) if labels.dtype.kind in "uib" else labels
+    return labels.astype(np.int64)
 
 
 def smallest_integer(minimum: float, maximum: float) -> np.dtype[Any]:

@@ -1,9 +1,10 @@
 """NumPy's `.npz` files, with one pair of arrays or with ready splits."""
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from lockstep.data.sources.base import (
     SourceFile,
     compact,
     encode_labels,
+    most_unpacked,
     reading,
     stem,
 )
@@ -75,12 +77,40 @@ def load(request: Request) -> Source:
 def _read(path: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     with reading(path), path.open("rb") as file:
         try:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, Mapping):
-                raise UserError(f"{path} holds a single array: give an .npz file.")
-            return {part: (arrays[x], arrays[y]) for part, (x, y) in _names(arrays, path)}
-        except (ValueError, zipfile.BadZipFile) as error:
+            # NumPy warns of arrays that Python 2 has saved, which are read all the same.
+            with warnings.catch_warnings(action="ignore"):
+                arrays = _open_archive(file, path)
+                pairs = _names(arrays, path)
+                return {part: (_array(arrays, x), _array(arrays, y)) for part, (x, y) in pairs}
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            # A damaged archive can raise nearly anything.
             raise UserError(f"{path} is no .npz file of plain arrays: {error}.") from error
+
+
+def _open_archive(file: IO[bytes], path: Path) -> Mapping[str, object]:
+    """Open an archive; refuse what NumPy doesn't write, and what unpacks to more than data do."""
+    arrays = np.load(file, allow_pickle=False)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise UserError(f"{path} holds a single array: give an .npz file.")
+    for member in zipfile.ZipFile(file).infolist():
+        if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise UserError(f"{path}: {member.filename} is compressed in an unknown way.")
+        if member.file_size > most_unpacked(member.compress_size):
+            raise UserError(
+                f"{path}: {member.filename} unpacks from {member.compress_size} to "
+                f"{member.file_size} bytes, as no usual data do. If you trust it, save it anew "
+                "with np.savez."
+            )
+    return arrays
+
+
+def _array(arrays: Mapping[str, object], name: str) -> NDArray[Any]:
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is no array")
+    return array
 
 
 def _names(arrays: Mapping[str, object], path: Path) -> list[tuple[str, tuple[str, str]]]:

@@ -5,6 +5,7 @@ pickle names is refused, and even NumPy's own unpickling isn't called.
 """
 
 import pickle
+from collections.abc import Callable
 from math import isqrt, prod
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,12 @@ def _images(x: NDArray[Any], part: str, path: Path) -> NDArray[np.uint8]:
             f"{path}: the {part} images have shape {x.shape}; each should be a row of the pixels "
             "of a square image."
         )
-    levels = x * _LEVELS
-    # In this sense so that NaN is refused as well.
-    whole = (levels >= 0) & (levels < _LEVELS) & (levels % 1 == 0)
+    if x.dtype.kind != "f":
+        raise UserError(f"{path}: the {part} images have type {x.dtype}, not float32 or float64.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        levels = x * _LEVELS
+        # In this sense so that NaN is refused as well.
+        whole = (levels >= 0) & (levels < _LEVELS) & (levels % 1 == 0)
     if not whole.all():
         raise UserError(
             f"{path}: the {part} images have pixels that are no multiples of 1/256 from 0 to "
@@ -149,6 +153,10 @@ class _Array:
         _, shape, kind, is_fortran, content = state
         if not isinstance(kind, _Dtype):
             raise pickle.UnpicklingError("it holds an array without a type")
+        if not isinstance(shape, tuple) or not all(
+            type(n) is int and 0 <= n < 2**63 for n in shape
+        ):
+            raise pickle.UnpicklingError("it holds an array without a shape")
         # Strings of Python 2 come as text, one character for each byte.
         raw = content.encode("latin1") if isinstance(content, str) else content
         if not isinstance(raw, bytes) or len(raw) != prod(shape) * kind.dtype.itemsize:
@@ -167,17 +175,31 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _Builder:
+    """Calls a function or class for a pickle, which could change those themselves."""
+
+    def __init__(self, build: Callable[..., object]) -> None:
+        self._build = build
+
+    def __call__(self, *arguments: object) -> object:
+        return self._build(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("it changes something that is no array")
+
+
 # All that a pickle may name, and what is built in its place.
 _ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
+    ("numpy.core.multiarray", "_reconstruct"): _Builder(_reconstruct),
+    ("numpy._core.multiarray", "_reconstruct"): _Builder(_reconstruct),
+    ("numpy", "ndarray"): _Builder(_Array),
+    ("numpy", "dtype"): _Builder(_Dtype),
+    ("_codecs", "encode"): _Builder(_encode),
 }
 
 
-class _NumbersOnly(pickle.Unpickler):
+# The unpickler in Python: the one in C can be made to fill the memory by a few bytes.
+class _NumbersOnly(pickle._Unpickler):  # noqa: SLF001 - in all versions of Python 3
     """Builds tuples, lists, texts, numbers and arrays of numbers, nothing else."""
 
     def find_class(self, module_name: str, global_name: str) -> object:
