@@ -15,7 +15,7 @@ LAYERS = (
     {"report"},
     {"nn", "optim", "data", "parallel", "storage"},
     {"config"},
-    {"errors", "files", "streams", "arrays"},
+    {"errors", "files", "streams", "arrays", "resources"},
 )
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # The trainer and the pages both stand on the rooms in the middle, but not on each other, and

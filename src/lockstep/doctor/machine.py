@@ -1,16 +1,18 @@
 """Cores and memory: what there is, and what a container or a batch job leaves of it."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from lockstep.doctor.findings import Finding
 from lockstep.parallel.binding import cores_text, own_binding
+from lockstep.resources import (
+    cpu_ration,
+    free_memory_bytes,
+    memory_limit_bytes,
+    total_memory_bytes,
+)
 from lockstep.train import fingerprint
 
 _TOPIC = "Machine"
-# Where Linux keeps control groups, and tells those of a process.
-_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _LITTLE_BYTES = 10**9
 
 
@@ -57,12 +59,9 @@ def _cpu_time() -> Iterator[Finding]:
 
 
 def _memory() -> Finding:
-    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free_bytes = _free_bytes()
+    total_bytes = total_memory_bytes()
+    free_bytes = free_memory_bytes()
     limit_bytes = memory_limit_bytes()
-    if limit_bytes is not None and limit_bytes >= total_bytes:
-        # An enormous number is how some systems say that there is none.
-        limit_bytes = None
     figures = {"total_bytes": total_bytes, "free_bytes": free_bytes, "limit_bytes": limit_bytes}
     text = f"{_gigabytes(total_bytes)} of memory"
     if free_bytes is not None:
@@ -77,64 +76,6 @@ def _memory() -> Finding:
         remedy = "Ranks that together take more are killed without a word; then ask for more."
         return Finding("note", _TOPIC, f"{text}.", remedy, figures)
     return Finding("ok", _TOPIC, f"{text}.", figures=figures)
-
-
-def cpu_ration(folder: Path = _CGROUPS) -> float | None:
-    """Return the number of cores whose time this process may use; None without a limit."""
-    rations = []
-    for group in _groups(folder, "cpu"):
-        told = _words(group / "cpu.max")
-        if not told:
-            told = [*_words(group / "cpu.cfs_quota_us"), *_words(group / "cpu.cfs_period_us")]
-        # "max", or -1 in the first version, means no limit.
-        if len(told) == 2 and told[0].isdigit():
-            rations.append(int(told[0]) / int(told[1]))
-    return min(rations, default=None)
-
-
-def memory_limit_bytes(folder: Path = _CGROUPS) -> int | None:
-    """Return the bytes that this process and its like may use; None without a limit."""
-    limits = [
-        int(word)
-        for group in _groups(folder, "memory")
-        for name in ("memory.max", "memory.limit_in_bytes")
-        for word in _words(group / name)
-        if word.isdigit()
-    ]
-    return min(limits, default=None)
-
-
-def _groups(folder: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's control groups, old and new, and of those above."""
-    try:
-        lines = _MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = folder / controller if controllers else folder
-        group = root / path.lstrip("/")
-        # A container may see its own group as the topmost one.
-        yield from (one for one in (group, *group.parents) if one.is_relative_to(root))
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
-
-
-def _free_bytes() -> int | None:
-    """Return what programs can still get, caches included; None where the system doesn't say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = dict(line.split(":", 1) for line in lines)
-    return 1024 * int(sizes["MemAvailable"].split()[0]) if "MemAvailable" in sizes else None
 
 
 def _gigabytes(size_bytes: float) -> str:

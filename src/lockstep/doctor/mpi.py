@@ -18,12 +18,12 @@ from lockstep.doctor import ranks
 from lockstep.doctor.findings import Finding
 from lockstep.errors import UserError
 from lockstep.parallel.launch import (
+    Launch,
     find_mpiexec,
     library_family,
     library_name,
     library_version,
     mpiexec_family,
-    rank_command,
 )
 from lockstep.parallel.single import SingleProcess
 
@@ -112,7 +112,7 @@ def _other_launcher(library: str, mpiexec: Path | None) -> Iterator[Finding]:
 
 def _try_job(num_ranks: int) -> Iterator[Finding]:
     """Start ranks, and yield what they find."""
-    command, environment = rank_command(num_ranks, ["doctor", "--json", "--only-ranks"])
+    command, environment = Launch(num_ranks).command(["doctor", "--json", "--only-ranks"])
     start_s = perf_counter()
     output, errors, trouble = _run(command, environment)
     duration_s = perf_counter() - start_s

@@ -20,7 +20,7 @@ def job(monkeypatch, tmp_path):
 
     def run(script):
         command = ["/bin/sh", "-c", script], dict(os.environ)
-        monkeypatch.setattr(mpi, "rank_command", lambda num_ranks, arguments: command)
+        monkeypatch.setattr(mpi.Launch, "command", lambda launch, arguments: command)
         return list(mpi.examine(2))
 
     return run
