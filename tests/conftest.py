@@ -223,10 +223,23 @@ class Program:
 def program(tmp_path):
     before = _shared_memory()
     yield Program(tmp_path)
-    # MPICH leaves its segments behind when a job ends abnormally.
-    for path in _shared_memory() - before:
+    # MPICH leaves its segments behind when a job ends abnormally. Other jobs need theirs.
+    for path in _shared_memory() - before - _mapped():
         path.unlink(missing_ok=True)
 
 
 def _shared_memory():
     return set(Path("/dev/shm").glob("mpich_shm_*"))
+
+
+def _mapped():
+    """Return the segments that processes use."""
+    mapped = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            mapped |= {
+                Path(line.split()[-1])
+                for line in maps.read_text().splitlines()
+                if "mpich_shm_" in line
+            }
+    return mapped

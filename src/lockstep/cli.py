@@ -6,6 +6,7 @@ longer to import than a small training takes to run.
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,14 @@ import lockstep
 from lockstep.bench.commands import bench
 from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
 from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
-from lockstep.parallel.launch import connect, rank_counts_of, refuse_ranks, start_ranks
+from lockstep.parallel.connect import connect
+from lockstep.parallel.launch import Launch, rank_counts_of, refuse_ranks, start_ranks
 from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lockstep.data.dataset_file import DatasetInfo
-    from lockstep.train.run import Run
+    from lockstep.train.session import Run
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _FILE = click.Path(path_type=Path)
@@ -171,6 +173,15 @@ def _metavar(info: FieldInfo) -> str:
 @cli.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
 @click.option("-n", "--num-ranks", type=click.IntRange(1), help="Start so many MPI ranks.")
+@click.option("--hosts", default="", metavar="HOST,...", help="With -n: where; here if unset.")
+@click.option("--mpiexec-options", default="", metavar="WORDS", help="With -n: more for mpiexec.")
+@click.option(
+    "--restarts",
+    type=click.IntRange(0),
+    default=0,
+    metavar="K",
+    help="With -n: when a rank was lost, go on from the newest checkpoint, up to K times.",
+)
 @click.option(
     "--results", type=_FILE, default="results", show_default=True, help="Where run folders live."
 )
@@ -182,6 +193,9 @@ def _metavar(info: FieldInfo) -> str:
 def train(
     arguments: tuple[str, ...],
     num_ranks: int | None,
+    hosts: str,
+    mpiexec_options: str,
+    restarts: int,
     results: Path,
     run_name: str,
     resume: Path | None,
@@ -197,6 +211,7 @@ def train(
       lockstep train --data data/digits.h5
       lockstep train launch/presets/mnist.toml --data data/mnist.h5 -n 4
       mpiexec -n 4 lockstep train --data data/digits.h5 --epochs 5
+      lockstep train --data data/digits.h5 -n 4 --restarts 3
       lockstep train --resume results/digits-20260101-120000 -n 2
 
     A resumed run ends with the same bits as one that was never stopped, on any number of ranks up
@@ -207,16 +222,23 @@ def train(
     if resume and run_name:
         raise SharedError(f"--resume goes on in {resume}, so drop --run-name {run_name}.")
     config, changes = together(communicator, lambda: _configure(arguments, fields, resume))
-    if num_ranks and communicator.world_size > 1:
+    if communicator.world_size > 1 and (num_ranks or restarts):
         raise SharedError(
-            "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
-            "or don't start lockstep by mpiexec or srun."
+            "This process is one of several ranks already, so -n and --restarts make no sense "
+            "here. Drop them, or don't start lockstep by mpiexec or srun."
         )
-    if num_ranks and num_ranks > 1:
-        _check_start(config, num_ranks)
-        where = [f"--results={results}", f"--run-name={run_name}"]
-        where += [f"--resume={resume}"] if resume else []
-        start_ranks(num_ranks, ["train", *arguments, *where, *_words(fields)])
+    launch = Launch.of_options(num_ranks or 1, hosts, mpiexec_options)
+    if launch.num_ranks > 1 or restarts:
+        dataset_name = _check_start(config, launch.num_ranks)
+        if not (resume or run_name):
+            # Made here, so that it is known what to resume.
+            folder = RunFolder.create_next(results, dataset_name)
+            folder.reserve()
+            run_name = folder.path.name
+        where = [f"--resume={resume}"] if resume else [f"--results={results}"]
+        where += [f"--run-name={run_name}"] if run_name else []
+        words = ["train", *arguments, *where, *_words(fields)]
+        return _supervise(launch, resume or results / run_name, words, restarts)
     from lockstep.train.requests import Requests, listen
     from lockstep.train.run import resume_training, run_training
 
@@ -228,7 +250,7 @@ def train(
             run = run_training(config, communicator, results, run_name, requests)
         finish = _finish if run.is_done else _tell_of_stop
         # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
-        on_root(communicator, lambda: finish(run))
+        on_root(run.communicator, lambda: finish(run))
     return 0 if run.is_done else RESUMABLE
 
 
@@ -267,7 +289,7 @@ def verify(
     if max(rank_counts) > communicator.world_size == 1:
         where = [f"--ranks={','.join(map(str, rank_counts))}", f"--steps={steps}"]
         where.append(f"--results={results}")
-        start_ranks(max(rank_counts), ["verify", *arguments, *where, *_words(fields)])
+        start_ranks(Launch(max(rank_counts)), ["verify", *arguments, *where, *_words(fields)])
     from lockstep.train.verify import verify as run_trials
 
     trials = run_trials(config, communicator, rank_counts, steps, results)
@@ -376,11 +398,37 @@ def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str
     return (Path(files[0]) if files else None), unknown
 
 
-def _check_start(config: Config, num_ranks: int) -> None:
-    """Check before the launch what can be checked in one process."""
+def _check_start(config: Config, num_ranks: int) -> str:
+    """Check before the launch what can be checked in one process; return the data set's name."""
+    from lockstep.train.room import check_room_here
     from lockstep.train.run import open_dataset, resolve
 
-    open_dataset(resolve(config, num_ranks)).close()
+    with open_dataset(resolved := resolve(config, num_ranks)) as dataset:
+        check_room_here(resolved, dataset.info, num_ranks)
+        return dataset.info.name
+
+
+def _supervise(launch: Launch, path: Path, words: list[str], restarts: int) -> int:
+    """Train on ranks, and go on when one was lost."""
+    from lockstep.parallel.supervisor import supervise
+
+    folder, starts = RunFolder(path), count()
+
+    def next_arguments() -> list[str]:
+        if next(starts) == 0:
+            return words
+        folder.wait_until_free()
+        # Without a configuration, the run had not begun yet.
+        is_new = not folder.config.is_file()
+        if is_new:
+            folder.discard()
+        return words if is_new else ["train", f"--resume={folder.path}"]
+
+    remedy = f"Go on with: lockstep train --resume {path}"
+    exit_code = supervise(launch, next_arguments, folder.summary.is_file, restarts, remedy)
+    if folder.take_reservation():
+        folder.discard()
+    return exit_code
 
 
 def _tell_of_stop(run: "Run") -> None:

@@ -1,8 +1,9 @@
 """The errors that a user can mend, and the exit codes."""
 
-# Exit codes: what the user got wrong, what broke, what the user interrupted, and a training that
-# was asked to stop and can be resumed (sysexits' EX_TEMPFAIL: try again).
-USER_ERROR, FAILURE, INTERRUPTED, RESUMABLE = 2, 1, 130, 75
+# Exit codes: what the user got wrong, what broke, what the user interrupted, a training that was
+# asked to stop and can be resumed (sysexits' EX_TEMPFAIL: try again), and one that has lost a rank
+# (EX_UNAVAILABLE).
+USER_ERROR, FAILURE, INTERRUPTED, RESUMABLE, RANK_LOST = 2, 1, 130, 75, 69
 
 
 class UserError(Exception):

@@ -20,7 +20,7 @@ from lockstep.bench.case import Case
 from lockstep.bench.made_up import made_up_dataset
 from lockstep.bench.peers.task import Samples
 from lockstep.bench.scaling import PEER, points_of, share_of
-from lockstep.parallel.launch import connect
+from lockstep.parallel.connect import connect
 from lockstep.streams import Purpose, philox
 from lockstep.train.observers import Observer
 from lockstep.train.requests import Requests

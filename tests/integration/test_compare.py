@@ -16,7 +16,7 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 from lockstep.config import load_config
-from lockstep.parallel.launch import connect
+from lockstep.parallel.connect import connect
 from lockstep.train.requests import Requests
 from lockstep.train.run import resume_training, run_training
 from lockstep.train.update import Update

@@ -1,6 +1,7 @@
 """The time that a training takes to reach an accuracy, beside other libraries."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -9,11 +10,12 @@ import click
 from threadpoolctl import threadpool_limits
 
 from lockstep.bench.accuracy_measurement import AccuracyMeasurement, Curve
+from lockstep.bench.case import Case, steps_only
 from lockstep.bench.contestants import LOCKSTEP
 from lockstep.bench.environment import environment
 from lockstep.bench.peers.peer import Peer, UnavailableError, packages
 from lockstep.bench.peers.task import Samples, Task
-from lockstep.config import Config, Network, Optimization, Training
+from lockstep.config import Config, Optimization
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
 from lockstep.parallel.single import SingleProcess
@@ -24,9 +26,8 @@ from lockstep.train.trainer import Trainer, network_of
 
 # With these, every seed comes to 98 % of MNIST's validation split within ten epochs. A hidden layer
 # of 128, or a constant learning rate, gets there by chance at best.
-_NETWORK = Network(hidden_widths=(256,), activation="relu")
+_CASE = Case((256,), 128)
 _ADAMW = Optimization(optimizer="adamw", schedule="cosine", learning_rate=0.003)
-_GLOBAL_BATCH_SIZE = 128
 
 # Trains with a seed for so many epochs.
 Contestant = Callable[[int, int], Curve]
@@ -113,7 +114,7 @@ def measure(
         data=dataset.info.name,
         network=str(network),
         num_parameters=network.num_parameters,
-        global_batch_size=_GLOBAL_BATCH_SIZE,
+        global_batch_size=_CASE.global_batch_size,
         num_epochs=num_epochs,
         learning_rate=_ADAMW.learning_rate,
         num_validation=len(validation.y),
@@ -123,15 +124,9 @@ def measure(
 
 
 def _config(seed: int, num_epochs: int) -> Config:
-    training = Training(
-        epochs=num_epochs,
-        global_batch_size=_GLOBAL_BATCH_SIZE,
-        seed=seed,
-        tested_weights="last",
-        checkpoint_every_minutes=0,
-        replica_check_every=0,
-    )
-    return resolve(Config(network=_NETWORK, optimization=_ADAMW, training=training), world_size=1)
+    config = steps_only(_CASE, _ADAMW)
+    training = replace(config.training, epochs=num_epochs, seed=seed)
+    return resolve(replace(config, training=training), world_size=1)
 
 
 class Watch(Observer):

@@ -8,6 +8,7 @@ from lockstep.bench.accuracy_measurement import THRESHOLDS, AccuracyMeasurement,
 from lockstep.bench.accuracy_plot import accuracy_by_time
 from lockstep.bench.contestants import LOCKSTEP
 from lockstep.bench.figures import Page, publish_figures, spread_content
+from lockstep.bench.notes import notes_on_absent
 from lockstep.bench.spread import Spread
 
 _COLUMNS = (
@@ -122,4 +123,4 @@ def _notes(measurement: AccuracyMeasurement) -> list[str]:
         for note in _NOTES
     ]
     notes += [text for name, text in _NOTES_ON_PEERS.items() if name in measurement.curves]
-    return notes + [f"Without {name}: {reason}." for name, reason in measurement.absent.items()]
+    return notes + notes_on_absent([measurement.absent])

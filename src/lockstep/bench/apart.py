@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
-from lockstep.parallel.communicator import Communicator, Reduction
+from lockstep.parallel.communicator import Communicator, Doing, Reduction
 from lockstep.parallel.single import LocalReduction
 from lockstep.parallel.tree import block
 
@@ -26,6 +26,7 @@ class Wrapper:
         self.rank = communicator.rank
         self.world_size = communicator.world_size
         self.library = communicator.library
+        self.can_lose_ranks = communicator.can_lose_ranks
 
     def gather_rows(self, rows: Array) -> Array:
         """Pass it on."""
@@ -50,6 +51,18 @@ class Wrapper:
     def meet(self) -> None:
         """Pass it on."""
         self._communicator.meet()
+
+    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+        """Pass it on."""
+        self._communicator.watch_over(look, timeout_s, remedy)
+
+    def survivors(self, error: Exception) -> Communicator | None:
+        """Pass it on."""
+        return self._communicator.survivors(error)
+
+    def settle(self) -> None:
+        """Pass it on."""
+        self._communicator.settle()
 
     def reduction(
         self,

@@ -8,6 +8,9 @@ from lockstep.config import Activation, Config, Network, Optimization, Training
 
 ReductionName = Literal["ordered", "mpi"]
 
+# Small: after many rounds on random labels, the numbers are still usual ones.
+SGD = Optimization(optimizer="sgd", schedule="constant", learning_rate=0.01)
+
 
 @dataclass(frozen=True)
 class Case:

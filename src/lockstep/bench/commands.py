@@ -8,7 +8,10 @@ from pathlib import Path
 
 import click
 
-from lockstep.parallel.launch import connect, rank_counts_of, refuse_ranks, start_ranks
+from lockstep.bench.case import with_steps
+from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.connect import connect
+from lockstep.parallel.launch import Launch, rank_counts_of, refuse_ranks, start_ranks
 from lockstep.parallel.verdict import together
 
 _FILE = click.Path(path_type=Path)
@@ -18,6 +21,7 @@ _out = click.option(
 _tiny = click.option(
     "--tiny", is_flag=True, hidden=True, help="Tiny networks, to see whether all works."
 )
+_peers = click.option("--peers", metavar="NAME,...", help="Whom to compare with; all if unset.")
 
 
 @click.group()
@@ -37,24 +41,18 @@ def reduction(ranks: str, rounds: int, steps: int | None, out: Path, *, tiny: bo
     Starts as many MPI ranks as it needs; under an MPI launcher, it takes those that are there.
     Writes reduction.md, reduction.json and reduction.png to the folder OUT.
     """
-    options = _options(ranks=ranks, rounds=rounds, steps=steps, out=out, tiny=tiny)
-    words = ["bench", "reduction", *options]
-    communicator = connect()
-    rank_counts = together(communicator, lambda: rank_counts_of(ranks, communicator.world_size))
-    if max(rank_counts) > communicator.world_size == 1:
-        start_ranks(max(rank_counts), words)
-    from lockstep.bench.case import with_steps
+    words = _words("reduction", ranks=ranks, rounds=rounds, steps=steps, out=out, tiny=tiny)
+    communicator, rank_counts = _connect_or_start(ranks, words)
     from lockstep.bench.reduction import CASES, TINY_CASES, benchmark_reduction
 
     cases = with_steps(TINY_CASES if tiny else CASES, steps)
-    command = shlex.join(["lockstep", *words])
-    benchmark_reduction(communicator, rank_counts, rounds, cases, out, command)
+    benchmark_reduction(communicator, rank_counts, rounds, cases, out, _command(words))
 
 
 @bench.command()
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions.")
 @click.option("--steps", type=click.IntRange(1), help="Of a round; as many as take 0.4 s if unset.")
-@click.option("--peers", metavar="NAME,...", help="Whom to compare with; all if unset.")
+@_peers
 @_out
 @_tiny
 def step(rounds: int, steps: int | None, peers: str | None, out: Path, *, tiny: bool) -> None:
@@ -66,14 +64,12 @@ def step(rounds: int, steps: int | None, peers: str | None, out: Path, *, tiny: 
     to the folder OUT.
     """
     refuse_ranks()
-    from lockstep.bench.case import with_steps
     from lockstep.bench.peers.peer import peers_named
     from lockstep.bench.step_comparison import CASES, TINY_CASES, benchmark_step
 
-    options = _options(rounds=rounds, steps=steps, peers=peers, out=out, tiny=tiny)
-    command = shlex.join(["lockstep", "bench", "step", *options])
+    words = _words("step", rounds=rounds, steps=steps, peers=peers, out=out, tiny=tiny)
     cases = with_steps(TINY_CASES if tiny else CASES, steps)
-    benchmark_step(peers_named(peers), rounds, cases, out, command)
+    benchmark_step(peers_named(peers), rounds, cases, out, _command(words))
 
 
 @bench.command()
@@ -92,18 +88,12 @@ def scaling(ranks: str, rounds: int, steps: int | None, out: Path, *, tiny: bool
     MPI launcher, it takes those that are there. Writes scaling.md, scaling.json and scaling.png to
     the folder OUT.
     """
-    options = _options(ranks=ranks, rounds=rounds, steps=steps, out=out, tiny=tiny)
-    words = ["bench", "scaling", *options]
-    communicator = connect()
-    rank_counts = together(communicator, lambda: rank_counts_of(ranks, communicator.world_size))
-    if max(rank_counts) > communicator.world_size == 1:
-        start_ranks(max(rank_counts), words)
-    from lockstep.bench.case import with_steps
+    words = _words("scaling", ranks=ranks, rounds=rounds, steps=steps, out=out, tiny=tiny)
+    communicator, rank_counts = _connect_or_start(ranks, words)
     from lockstep.bench.scaling import CASES, TINY_CASES, benchmark_scaling
 
     cases = with_steps(TINY_CASES if tiny else CASES, steps)
-    command = shlex.join(["lockstep", *words])
-    benchmark_scaling(communicator, rank_counts, rounds, cases, out, command)
+    benchmark_scaling(communicator, rank_counts, rounds, cases, out, _command(words))
 
 
 @bench.command()
@@ -122,9 +112,8 @@ def memory(rounds: int, out: Path, *, large: bool, tiny: bool) -> None:
     from lockstep.bench.memory import PLAN, TINY_PLAN, benchmark_memory, with_large_data
 
     plan = TINY_PLAN if tiny else PLAN
-    options = _options(rounds=rounds, large=large, out=out, tiny=tiny)
-    command = shlex.join(["lockstep", "bench", "memory", *options])
-    benchmark_memory(with_large_data(plan) if large else plan, rounds, out, command)
+    words = _words("memory", rounds=rounds, large=large, out=out, tiny=tiny)
+    benchmark_memory(with_large_data(plan) if large else plan, rounds, out, _command(words))
 
 
 @bench.command()
@@ -133,7 +122,7 @@ def memory(rounds: int, out: Path, *, large: bool, tiny: bool) -> None:
 @click.option(
     "--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of each training."
 )
-@click.option("--peers", metavar="NAME,...", help="Whom to compare with; all if unset.")
+@_peers
 @_out
 def accuracy(data: Path, seeds: int, epochs: int, peers: str | None, out: Path) -> None:
     """Compare the time to 97 % and 98 % of the validation split with other libraries.
@@ -147,15 +136,33 @@ def accuracy(data: Path, seeds: int, epochs: int, peers: str | None, out: Path) 
     from lockstep.bench.peers.peer import PEERS, peers_named
 
     chosen = peers_named(peers, [peer for peer in PEERS if peer.knows_adamw])
-    options = _options(data=data, seeds=seeds, epochs=epochs, peers=peers, out=out)
-    command = shlex.join(["lockstep", "bench", "accuracy", *options])
-    benchmark_accuracy(data, chosen, seeds, epochs, out, command)
+    words = _words("accuracy", data=data, seeds=seeds, epochs=epochs, peers=peers, out=out)
+    benchmark_accuracy(data, chosen, seeds, epochs, out, _command(words))
 
 
-def _options(**values: object) -> list[str]:
-    """Return the options that are set, as they are given on the command line."""
-    return [
+def _connect_or_start(ranks: str, words: list[str]) -> tuple[Communicator, list[int]]:
+    """Return the ranks, and on how many of them to measure.
+
+    Where no launcher has started more than one rank, and more are needed, this process becomes
+    their launcher instead.
+    """
+    communicator = connect()
+    rank_counts = together(communicator, lambda: rank_counts_of(ranks, communicator.world_size))
+    if max(rank_counts) > communicator.world_size == 1:
+        start_ranks(Launch(max(rank_counts)), words)
+    return communicator, rank_counts
+
+
+def _words(benchmark: str, **values: object) -> list[str]:
+    """Return a command line without the program's name, with the options that are set."""
+    options = [
         f"--{name}" if value is True else f"--{name}={value}"
         for name, value in values.items()
         if value
     ]
+    return ["bench", benchmark, *options]
+
+
+def _command(words: list[str]) -> str:
+    """Return what repeats the benchmark."""
+    return shlex.join(["lockstep", *words])

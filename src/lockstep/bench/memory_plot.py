@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lockstep.bench.memory_measurement import MemoryMeasurement
+from lockstep.bench.plots import draw_rounds
 from lockstep.bench.spread import Spread
 from lockstep.data.memory import MEGABYTE
 from lockstep.report import style
@@ -61,7 +62,7 @@ def _draw_data(axes: Axes, data: Sequence[MemoryMeasurement]) -> None:
     seconds.grid(visible=False)
     seconds.plot(sizes, [Spread.of(one.epoch_s).median for one in data], color=style.VERMILION)
     for size, one in zip(sizes, data, strict=True):
-        _draw_rounds(seconds, size, one.epoch_s, style.VERMILION)
+        draw_rounds(seconds, [size] * len(one.epoch_s), one.epoch_s, style.VERMILION)
     seconds.set_ylim(bottom=0)
     seconds.set_ylabel("epoch, s")
     lines = [Line2D([], [], color=color) for color in (style.BLUE, style.VERMILION)]
@@ -73,8 +74,5 @@ def _draw_memory(
 ) -> None:
     axes.plot(sizes, [one.peak_bytes / MEGABYTE for one in own], color=color, label=label)
     for size, one in zip(sizes, own, strict=True):
-        _draw_rounds(axes, size, [use.peak_bytes / MEGABYTE for use in one.uses], color)
-
-
-def _draw_rounds(axes: Axes, size: float, rounds: Sequence[float], color: str) -> None:
-    axes.plot([size] * len(rounds), rounds, "o", color=color, alpha=0.35, markeredgewidth=0)
+        peaks = [use.peak_bytes / MEGABYTE for use in one.uses]
+        draw_rounds(axes, [size] * len(peaks), peaks, color)

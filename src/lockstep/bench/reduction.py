@@ -6,23 +6,22 @@ from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lockstep.bench.apart import Apart
 from lockstep.bench.case import Case, steps_only
 from lockstep.bench.environment import environment
 from lockstep.bench.made_up import made_up_dataset
+from lockstep.bench.ranks import check_ranks, slowest_s
 from lockstep.bench.reduction_measurement import KINDS, Measurement
 from lockstep.bench.rounds import take_turns
 from lockstep.bench.steps import Timed, time_steps
 from lockstep.config import Config, Optimization
 from lockstep.data.dataset_file import DatasetFile
-from lockstep.errors import SharedError
 from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.crowding import is_crowded
 from lockstep.parallel.verdict import on_first_ranks, on_root
 from lockstep.storage.run_folder import make_folder
-from lockstep.train import fingerprint
 from lockstep.train.run import resolve
 from lockstep.train.trainer import network_of
 
@@ -81,21 +80,6 @@ def benchmark_reduction(
     on_root(communicator, tell)
 
 
-def check_ranks(communicator: Communicator, rank_counts: Sequence[int]) -> None:
-    """See that there are enough ranks.
-
-    Raises
-    ------
-    SharedError
-        When there are not.
-    """
-    if max(rank_counts) > communicator.world_size:
-        raise SharedError(
-            f"--ranks {','.join(map(str, rank_counts))} needs {max(rank_counts)} ranks, but the "
-            f"launcher has started {communicator.world_size}. Start more, or ask for fewer."
-        )
-
-
 def _measure_and_tell(
     case: Case, dataset: DatasetFile, group: Communicator, num_rounds: int
 ) -> Measurement:
@@ -145,18 +129,9 @@ def _time(kind: str, case: Case, dataset: DatasetFile, group: Communicator) -> T
     config = resolve(_config(kind, case), group.world_size)
     ranks = Apart(group) if kind == "none" else group
     timed = time_steps(config, dataset, ranks, case.num_steps)
-    # Whoever is early sleeps, rather than take a core from those who are not.
-    group.meet()
-    slowest_s = float(group.gather_rows(np.array([timed.step_s])).max())
-    return replace(timed, step_s=slowest_s)
+    return replace(timed, step_s=slowest_s(group, timed.step_s))
 
 
 def _config(kind: str, case: Case) -> Config:
     optimization = Optimization(optimizer="adamw", schedule="constant")
     return steps_only(case, optimization, "mpi" if kind == "mpi" else "ordered")
-
-
-def is_crowded(group: Communicator) -> bool:
-    """Return whether a machine has more of the ranks than cores; collective."""
-    num_cores: int = fingerprint.machine()["cores"]
-    return max(fingerprint.hosts(group).values()) > num_cores

@@ -19,7 +19,7 @@ class Measurement:
     num_parameters, global_batch_size, num_ranks, num_steps : int
         What was measured.
     is_crowded : bool
-        Whether a machine had more ranks than cores.
+        Whether some ranks shared fewer cores than they were.
     step_s : dict of str to list of float
         Seconds of a step, by kind and round.
     ways : dict of str to list of str

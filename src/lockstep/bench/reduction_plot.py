@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
+from lockstep.bench.plots import add_legends, draw_rounds
 from lockstep.bench.reduction_measurement import KINDS, RATIOS, Measurement
 from lockstep.bench.spread import Spread
 from lockstep.report import style
@@ -42,13 +43,7 @@ def step_times(measurements: Sequence[Measurement]) -> Figure:
         _limit_ratios(ratios, measurements)
     panels[0, 0].set_ylabel("step time, ms")
     panels[1, 0].set_ylabel("ratio within a round, log scale")
-    for axes in panels[:, 0]:
-        # Beside the panels, where there are no dots to cover.
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside upper center" if axes is panels[0, 0] else "outside lower center",
-            ncols=len(KINDS),
-        )
+    add_legends(figure, panels[0, 0], panels[1, 0], len(KINDS))
     return figure
 
 
@@ -56,7 +51,7 @@ def _draw_times(axes: Axes, own: Sequence[Measurement]) -> None:
     axes.set_title(f"{own[0].network}, batch {own[0].global_batch_size}")
     for place, kind in zip(_places(len(KINDS)), KINDS, strict=True):
         values = [[1e3 * step_s for step_s in one.step_s[kind]] for one in own]
-        _draw_rounds(axes, place, values, _COLORS[kind], kind)
+        _draw_groups(axes, place, values, _COLORS[kind], kind)
     axes.set_ylim(bottom=0)
     axes.grid(visible=False, axis="x")
 
@@ -65,7 +60,7 @@ def _draw_ratios(axes: Axes, own: Sequence[Measurement]) -> None:
     axes.axhline(1.0, color=style.INK, linewidth=1)
     for place, pair in zip(_places(len(RATIOS)), RATIOS, strict=True):
         values = [one.ratios(*pair) for one in own]
-        _draw_rounds(axes, place, values, _COLORS[pair[1]], " / ".join(pair))
+        _draw_groups(axes, place, values, _COLORS[pair[1]], " / ".join(pair))
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.2g}"))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -83,12 +78,12 @@ def _limit_ratios(axes: Axes, measurements: Sequence[Measurement]) -> None:
     axes.set_yticks([tick for tick in ticks if 1 / furthest <= tick <= furthest])
 
 
-def _draw_rounds(
+def _draw_groups(
     axes: Axes, place: float, values: Sequence[Sequence[float]], color: str, label: str
 ) -> None:
     for group, rounds in enumerate(values):
         where = group + place
-        axes.plot([where] * len(rounds), rounds, "o", color=color, alpha=0.35, markeredgewidth=0)
+        draw_rounds(axes, [where] * len(rounds), rounds, color)
         middle = Spread.of(rounds).median
         axes.plot(
             [where - 0.08, where + 0.08], [middle] * 2, color=color, label="" if group else label

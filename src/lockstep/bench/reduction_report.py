@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lockstep.bench.figures import Page, publish_figures, spread_content
+from lockstep.bench.notes import notes_on_cores, ranks_cell
 from lockstep.bench.reduction_measurement import KINDS, RATIOS, Measurement
 from lockstep.bench.reduction_plot import step_times
 from lockstep.bench.spread import Spread
@@ -27,7 +28,6 @@ _NOTES = (
     """With 1 rank there is nothing to add between ranks, and all three are the same code: the
     ratios show the noise.""",
 )
-_NOTE_ON_CORES = "*: more ranks than cores, so every step also waits for a core."
 
 
 def publish(measurements: Sequence[Measurement], facts: dict[str, Any], folder: Path) -> None:
@@ -67,13 +67,12 @@ def content(measurements: Sequence[Measurement]) -> dict[str, Any]:
 
 def page(measurements: Sequence[Measurement], facts: dict[str, Any]) -> Page:
     """Return header, table and notes."""
-    is_crowded = any(one.is_crowded for one in measurements)
     return Page(
         title="Cost of the ordered reduction",
         facts=facts,
         columns=_COLUMNS,
         rows=[_cells(one) for one in measurements],
-        notes=[*_NOTES, _NOTE_ON_CORES] if is_crowded else _NOTES,
+        notes=[*_NOTES, *notes_on_cores(one.is_crowded for one in measurements)],
     )
 
 
@@ -81,7 +80,7 @@ def _cells(one: Measurement) -> list[str]:
     return [
         one.network,
         str(one.global_batch_size),
-        f"{one.num_ranks}{'*' if one.is_crowded else ''}",
+        ranks_cell(one.num_ranks, is_crowded=one.is_crowded),
         *(Spread.of(one.step_s[kind]).text(1e3) for kind in KINDS),
         *(Spread.of(one.ratios(*pair)).text() for pair in RATIOS),
     ]

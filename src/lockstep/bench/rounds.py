@@ -5,6 +5,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+# What a contestant's turn should take, in seconds, where its number of steps is not given.
+TURN_S = 0.4
+
 
 def take_turns(
     contestants: Mapping[str, Callable[[], Result]], num_rounds: int

@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lockstep.bench.case import Case, steps_only
+from lockstep.bench.case import SGD, Case, steps_only
 from lockstep.bench.contestants import LOCKSTEP
 from lockstep.bench.environment import environment
 from lockstep.bench.made_up import made_up_dataset
 from lockstep.bench.peers.peer import Peer, UnavailableError, packages
 from lockstep.bench.peers.task import Samples, Task
-from lockstep.bench.reduction import check_ranks, is_crowded
-from lockstep.bench.rounds import take_turns
+from lockstep.bench.ranks import check_ranks, slowest_s
+from lockstep.bench.rounds import TURN_S, take_turns
 from lockstep.bench.scaling_measurement import BOTH, DDP, PHASES, STRONG, WEAK, ScalingMeasurement
 from lockstep.bench.scaling_phases import Phases, time_phases
-from lockstep.bench.step_comparison import mean_s
-from lockstep.config import Config, Optimization
+from lockstep.bench.steps import mean_s
+from lockstep.config import Config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.data.shards import Sharding
 from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.crowding import is_crowded
 from lockstep.parallel.verdict import on_first_ranks, on_root
 from lockstep.storage.run_folder import make_folder
 from lockstep.train.run import resolve
@@ -45,10 +45,6 @@ CASES = (
 TINY_CASES = (Case((8,), 32, activation="sigmoid"), Case((16, 8), 64))
 
 PEER = Peer(DDP, "torch", "torch_ddp:Processes")
-# Small: after many rounds on random labels, the numbers are still usual ones.
-_SGD = Optimization(optimizer="sgd", schedule="constant", learning_rate=0.01)
-# What each contestant's turn should take, in seconds.
-_TURN_S = 0.4
 # Steps before a turn of PyTorch: caches are filled, and all processes set out together.
 _WARM_UP = 5
 # An epoch has at least four steps of the largest case.
@@ -76,7 +72,7 @@ class Point:
     @property
     def config(self) -> Config:
         """The training, with as many virtual ranks as ranks."""
-        return resolve(steps_only(self.case, _SGD), self.num_ranks)
+        return resolve(steps_only(self.case, SGD), self.num_ranks)
 
 
 def benchmark_scaling(
@@ -179,7 +175,7 @@ class Bench:
         self._processes = processes
         self._absent = absent
         self._samples = Samples.read(dataset, "train")
-        # Numbers of ranks of which a machine has more than cores.
+        # Numbers of ranks for which there are too few cores.
         self._crowded: set[int] = set()
 
     def measure(
@@ -249,7 +245,7 @@ class Bench:
         """Return what trains with Lockstep, in whole epochs."""
         train = partial(time_phases, point.config, self._dataset, group)
         one_epoch = train(1)
-        num_steps = point.case.num_steps or _TURN_S / one_epoch.step_s
+        num_steps = point.case.num_steps or TURN_S / one_epoch.step_s
         return partial(train, math.ceil(num_steps / one_epoch.num_steps))
 
     def _peer(self, point: Point, group: Communicator, processes: "Processes") -> Contestant:
@@ -260,12 +256,9 @@ class Bench:
         def train(num_steps: int) -> Phases:
             training.train(_WARM_UP)
             own_s = mean_s(training.train, num_steps)
-            # Whoever is early sleeps, rather than take a core from those who are not.
-            group.meet()
-            slowest_s = float(group.gather_rows(np.array([own_s])).max())
-            return Phases(slowest_s, num_steps, {})
+            return Phases(slowest_s(group, own_s), num_steps, {})
 
-        num_steps = point.case.num_steps or round(_TURN_S / train(_WARM_UP).step_s)
+        num_steps = point.case.num_steps or round(TURN_S / train(_WARM_UP).step_s)
         return partial(train, max(1, num_steps))
 
     def _measurement(

@@ -29,7 +29,7 @@ class ScalingMeasurement:
     num_ranks, global_batch_size, one_rank_batch_size : int
         What was measured, and the global batch size on one rank.
     is_crowded : bool
-        Whether a machine had more ranks than cores.
+        Whether some ranks shared fewer cores than they were.
     num_steps : dict of str to int
         Steps of a round, by contestant.
     step_s, one_rank_step_s : dict of str to list of float

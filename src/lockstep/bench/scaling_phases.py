@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
 from lockstep.bench.apart import Wrapper
+from lockstep.bench.ranks import gather_figures
 from lockstep.bench.scaling_measurement import PHASES
 from lockstep.config import Config
 from lockstep.data.dataset_file import DatasetFile
@@ -147,12 +147,10 @@ def time_phases(
     training = replace(config.training, epochs=1 + num_epochs)
     trainer = Trainer(replace(config, training=training), dataset, watched, epochs)
     trainer.train()
-    # Whoever is early sleeps, rather than take a core from those who are not.
-    group.meet()
-    wait_s = waits(group.gather_rows(np.array([watched.call_s])))
+    wait_s = waits(gather_figures(group, watched.call_s))
     results = epochs.results
     own = [sum(getattr(one, f"{phase}_s") for one in results) for phase in _CLOCKED]
-    spent = group.gather_rows(np.array([[*own, sum(one.epoch_s for one in results)]]))
+    spent = gather_figures(group, [*own, sum(one.epoch_s for one in results)])
     num_steps = trainer.progress.step * num_epochs // (1 + num_epochs)
     return split_up(spent, wait_s, num_steps)
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lockstep.bench.contestants import LOCKSTEP
+from lockstep.bench.plots import add_legends, draw_rounds
 from lockstep.bench.scaling_measurement import (
     DDP,
     PHASES,
@@ -54,13 +55,7 @@ def scaling_plot(measurements: Sequence[ScalingMeasurement]) -> Figure:
         _draw_phases(phases, own)
     panels[0, 0].set_ylabel("speed-up over one rank")
     panels[1, 0].set_ylabel("Lockstep's step, ms, mean of the ranks")
-    for axes in panels[:, 0]:
-        # Beside the panels, where there is nothing to cover.
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside upper center" if axes is panels[0, 0] else "outside lower center",
-            ncols=len(PHASES),
-        )
+    add_legends(figure, panels[0, 0], panels[1, 0], len(PHASES))
     return figure
 
 
@@ -92,9 +87,7 @@ def _draw_line(
     )
     for one in points:
         rounds = one.speed_ups(contestant)
-        axes.plot(
-            [one.num_ranks] * len(rounds), rounds, "o", color=color, alpha=0.35, markeredgewidth=0
-        )
+        draw_rounds(axes, [one.num_ranks] * len(rounds), rounds, color)
 
 
 def _draw_phases(axes: Axes, own: Sequence[ScalingMeasurement]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lockstep.bench.contestants import LOCKSTEP
 from lockstep.bench.figures import Page, publish_figures, spread_content
+from lockstep.bench.notes import notes_on_absent, notes_on_cores, ranks_cell
 from lockstep.bench.scaling_measurement import DDP, PHASES, ScalingMeasurement
 from lockstep.bench.scaling_plot import scaling_plot
 from lockstep.bench.spread import Spread
@@ -37,7 +38,6 @@ _NOTES = (
 _NOTE_ON_PEER = f"""{DDP}: DistributedDataParallel over Gloo with eager PyTorch, in the same
     processes, one thread each, with the same rows and local batches; on one rank, plain eager
     PyTorch."""
-_NOTE_ON_CORES = "*: more ranks than cores, so every step also waits for a core."
 # Of so many ranks, each has its own figure in a cell.
 _FEW = 4
 
@@ -88,10 +88,8 @@ def page(measurements: Sequence[ScalingMeasurement], facts: dict[str, Any]) -> P
     notes = list(_NOTES)
     if any(DDP in one.step_s for one in measurements):
         notes.append(_NOTE_ON_PEER)
-    if any(one.is_crowded for one in measurements):
-        notes.append(_NOTE_ON_CORES)
-    reasons = {pair: None for one in measurements for pair in one.absent.items()}
-    notes += [f"Without {name}: {reason}." for name, reason in reasons]
+    notes += notes_on_cores(one.is_crowded for one in measurements)
+    notes += notes_on_absent(one.absent for one in measurements)
     return Page(
         title="Strong and weak scaling",
         facts=facts,
@@ -106,7 +104,7 @@ def _subject(one: ScalingMeasurement) -> list[str]:
     return [
         one.network,
         one.scaling,
-        f"{one.num_ranks}{'*' if one.is_crowded else ''}",
+        ranks_cell(one.num_ranks, is_crowded=one.is_crowded),
         str(one.global_batch_size),
     ]
 

@@ -10,17 +10,16 @@ from time import perf_counter, process_time
 import click
 from threadpoolctl import threadpool_limits
 
-from lockstep.bench.case import Case, steps_only
+from lockstep.bench.case import SGD, Case, steps_only
 from lockstep.bench.contestants import LOCKSTEP, PRODUCTS
 from lockstep.bench.environment import environment
 from lockstep.bench.made_up import made_up_dataset
 from lockstep.bench.peers.peer import Peer, UnavailableError, packages
 from lockstep.bench.peers.task import Samples, Task
 from lockstep.bench.products import Products
-from lockstep.bench.rounds import take_turns
+from lockstep.bench.rounds import TURN_S, take_turns
 from lockstep.bench.step_measurement import StepMeasurement
-from lockstep.bench.steps import time_steps
-from lockstep.config import Optimization
+from lockstep.bench.steps import mean_s, time_steps
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.parallel.single import SingleProcess
 from lockstep.storage.run_folder import make_folder
@@ -36,11 +35,6 @@ CASES = (
 )
 # For a quick look at whether all works.
 TINY_CASES = (Case((8,), 32, activation="sigmoid"), Case((16, 8), 64))
-
-# Small: after many rounds on random labels, the numbers are still usual ones.
-_SGD = Optimization(optimizer="sgd", schedule="constant", learning_rate=0.01)
-# What each contestant's turn should take, in seconds.
-_TURN_S = 0.4
 
 # Trains so many steps and returns the mean seconds of one.
 Contestant = Callable[[int], float]
@@ -98,7 +92,7 @@ def measure(
     num_rounds : int
         How many rounds.
     """
-    config = resolve(steps_only(case, _SGD), world_size=1)
+    config = resolve(steps_only(case, SGD), world_size=1)
     task = Task.of(config, dataset, Samples.read(dataset, "train"))
     products = Products(task.network.widths, case.global_batch_size)
     contestants: dict[str, Contestant] = {
@@ -130,13 +124,6 @@ def measure(
     )
 
 
-def mean_s(train: Callable[[int], None], num_steps: int) -> float:
-    """Train so many steps and return the mean seconds of one."""
-    start = perf_counter()
-    train(num_steps)
-    return (perf_counter() - start) / num_steps
-
-
 def warm_up(contestant: Contestant, num_steps: int) -> int:
     """Compile what is to be compiled, fill the caches, and return the steps of a round.
 
@@ -154,7 +141,7 @@ def warm_up(contestant: Contestant, num_steps: int) -> int:
     contestant(num_steps)
     # Twice, for what a call takes beside its steps makes one step look long.
     for _ in range(2):
-        before, num_steps = num_steps, max(1, round(_TURN_S / contestant(num_steps)))
+        before, num_steps = num_steps, max(1, round(TURN_S / contestant(num_steps)))
         if num_steps == before:
             break
         contestant(num_steps)

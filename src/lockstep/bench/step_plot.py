@@ -8,6 +8,7 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from lockstep.bench.colors import color_of
 from lockstep.bench.contestants import LOCKSTEP
+from lockstep.bench.plots import draw_rounds
 from lockstep.bench.spread import Spread, seconds_text
 from lockstep.bench.step_measurement import StepMeasurement
 from lockstep.report import style
@@ -64,7 +65,7 @@ def _draw_contestant(axes: Axes, place: int, one: StepMeasurement, name: str) ->
     ratios, color = one.ratios(name), color_of(name)
     spread = Spread.of(ratios)
     axes.plot([1.0, spread.median], [place] * 2, color=color, linewidth=1.2, alpha=0.5)
-    axes.plot(ratios, [place] * len(ratios), "o", color=color, alpha=0.35, markeredgewidth=0)
+    draw_rounds(axes, ratios, [place] * len(ratios), color)
     axes.plot([spread.median], [place], "|", color=color, markersize=10, markeredgewidth=2)
     is_faster = spread.median < 1.0
     axes.annotate(

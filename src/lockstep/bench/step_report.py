@@ -7,6 +7,7 @@ from typing import Any
 
 from lockstep.bench.contestants import LOCKSTEP, PRODUCTS
 from lockstep.bench.figures import Page, publish_figures, spread_content
+from lockstep.bench.notes import notes_on_absent
 from lockstep.bench.spread import Spread
 from lockstep.bench.step_measurement import StepMeasurement
 from lockstep.bench.step_plot import step_times
@@ -121,9 +122,7 @@ def _notes(measurements: Sequence[StepMeasurement]) -> list[str]:
     notes = [*_NOTES, " ".join(text for name, text in _NOTES_ON_PEERS.items() if name in present)]
     if any(one.better_pytorch for one in measurements):
         notes.append(_NOTE_ON_PYTORCH)
-    # Most are absent for one reason everywhere.
-    reasons = {pair: None for one in measurements for pair in one.absent.items()}
-    notes += [f"Without {name}: {reason}." for name, reason in reasons]
+    notes += notes_on_absent(one.absent for one in measurements)
     for one in measurements:
         notes += [
             f"{name} used {cores:.1f} cores for {one.network}, batch {one.global_batch_size}."

@@ -1,5 +1,6 @@
 """The time of a training's steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -88,3 +89,10 @@ def time_steps(
     requests = Requests(stop_after=_WARM_UP + num_steps)
     Trainer(config, dataset, communicator, times, requests).train()
     return Timed(sum(times.seconds[_WARM_UP:]) / num_steps, times.way)
+
+
+def mean_s(train: Callable[[int], None], num_steps: int) -> float:
+    """Train so many steps and return the mean seconds of one."""
+    start = perf_counter()
+    train(num_steps)
+    return (perf_counter() - start) / num_steps

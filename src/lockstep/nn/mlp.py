@@ -96,6 +96,8 @@ class Workspace:
         After `evaluate` or `predict`.
     losses : ndarray (num_virtual_ranks, num_samples)
         Of each sample, after `evaluate`.
+    activations : list of ndarray, each (num_virtual_ranks, num_samples, width + 1)
+        Of each hidden layer, with a last column of ones; after `forward` and until `backward`.
     """
 
     def __init__(
@@ -121,14 +123,14 @@ class Workspace:
         # in the deltas the column is left out.
         self._layer_inputs = [self.rows, *(buffer(num_samples, width + 1) for width in hidden)]
         self._transposed_inputs = [layer.transpose(0, 2, 1) for layer in self._layer_inputs]
-        self._activations = self._layer_inputs[1:]
-        self._ones = [a[:, :, -1] for a in self._activations]
+        self.activations = self._layer_inputs[1:]
+        self._ones = [a[:, :, -1] for a in self.activations]
         self._pre_activations = [
-            np.ones_like(a) if self._activation.keeps_input else a for a in self._activations
+            np.ones_like(a) if self._activation.keeps_input else a for a in self.activations
         ]
         self._products = [z[:, :, :-1] for z in self._pre_activations]
-        self._scratch = [np.ones_like(a) for a in self._activations]
-        self._hidden_deltas = [np.ones_like(a) for a in self._activations]
+        self._scratch = [np.ones_like(a) for a in self.activations]
+        self._hidden_deltas = [np.ones_like(a) for a in self.activations]
         self.outputs = buffer(classes, num_samples)
         self._output_delta = buffer(classes, num_samples)
         self._output_scratch = buffer(classes, num_samples)
@@ -144,7 +146,7 @@ class Workspace:
         """
         for index, layer in enumerate(layers[:-1]):
             np.matmul(self._layer_inputs[index], layer, out=self._products[index])
-            a = self._activations[index]
+            a = self.activations[index]
             self._activation.apply(self._pre_activations[index], a, self._scratch[index])
             self._ones[index].fill(1)
         np.matmul(layers[-1].T, self._transposed_inputs[-1], out=self.outputs)
@@ -208,6 +210,6 @@ class Workspace:
                 self._activation.backward(
                     delta_below,
                     self._pre_activations[below],
-                    self._activations[below],
+                    self.activations[below],
                     self._scratch[below],
                 )

@@ -36,6 +36,13 @@ def add_l2(
             gradient[part] += l2 * parameters[part]
 
 
+def is_finite(values: Array) -> bool:
+    """Return whether there is no infinity in a flat vector, and nothing that is not a number."""
+    # The quickest way through memory; it may overflow where no single number does.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())
+
+
 def clip_norm(gradient: Array, limit: float) -> float:
     """Scale the gradient, in place, so that its Euclidean norm is at most `limit`.
 

@@ -1,11 +1,34 @@
 """What the rest of Lockstep knows of the other ranks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What this rank does at the moment.
+
+    Parameters
+    ----------
+    step : int
+        Steps done.
+    phase : str
+        Of the training.
+    is_step : bool
+        Whether the phase is part of a step.
+    is_waiting : bool
+        Whether in this phase the rank waits for others.
+    """
+
+    step: int
+    phase: str
+    is_step: bool = False
+    is_waiting: bool = False
 
 
 class Reduction(Protocol):
@@ -133,3 +156,36 @@ class Communicator(Protocol):
 
     def meet(self) -> None:
         """Wait for all ranks, without keeping a core busy."""
+
+    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+        """Have the other ranks told what this one is doing, so that they notice when it hangs.
+
+        Parameters
+        ----------
+        look : callable
+            Called by another thread, again and again.
+        timeout_s : float
+            How long a rank may be silent or stand still; 0: for ever.
+        remedy : str
+            What to do when a rank is lost, for the message.
+        """
+
+    @property
+    def can_lose_ranks(self) -> bool:
+        """Whether the others can go on when a rank has died."""
+
+    def survivors(self, error: Exception) -> "Communicator | None":
+        """Return the ranks that are left when one has died; all of them must call it.
+
+        Parameters
+        ----------
+        error : Exception
+            What a collective call has failed with. With any other error than the loss of a
+            rank, or where ranks can't be lost, there is nobody to go on with: None.
+        """
+
+    def settle(self) -> None:
+        """Make sure that all ranks have come so far; otherwise it fails on all of them alike.
+
+        Where ranks can't be lost, it does nothing.
+        """

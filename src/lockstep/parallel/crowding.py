@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lockstep.parallel.binding import Binding, cores_text, ranges
+from lockstep.parallel.binding import Binding, cores_text, gather_bindings, ranges
+from lockstep.parallel.communicator import Communicator
 
 # Set for the ranks that Lockstep starts itself; see `lockstep.parallel.launch`.
 STARTED_HERE = "LOCKSTEP_STARTED_RANKS"
@@ -49,6 +50,11 @@ class _Crowd:
     def even_load(self) -> float:
         """What it would be if the host's ranks had all cores that they might be given."""
         return self.num_host_ranks * self.num_threads / len(self.possible_cores)
+
+
+def is_crowded(communicator: Communicator) -> bool:
+    """Return whether ranks of one BLAS thread each have too few cores; collective."""
+    return find_crowding(gather_bindings(communicator), 1, communicator.library) is not None
 
 
 def find_crowding(

@@ -1,18 +1,17 @@
 """Starting ranks, and knowing whether somebody else has started this process as one."""
 
 import os
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lockstep.errors import SharedError, UserError
-from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.crowding import STARTED_HERE
-from lockstep.parallel.single import SingleProcess
+from lockstep.parallel.tree import block
 
 # (rank, size) as launchers tell them. A process that srun starts has SLURM_STEP_NUM_TASKS; a
 # batch script itself, which is no rank, only has SLURM_NTASKS.
@@ -23,7 +22,6 @@ _LAUNCHER_VARIABLES = (
     ("MPI_RANKID", "MPI_NRANKS"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
-_PASS_ON_S = 0.3
 # A launcher that works tells its version within this time.
 _VERSION_S = 10
 _TERMINAL_WIDTH = "LOCKSTEP_TERMINAL_WIDTH"
@@ -52,41 +50,6 @@ def refuse_ranks() -> None:
     """
     if launched_as()[1] > 1:
         raise SharedError("This command runs in one process: start it without mpiexec or srun.")
-
-
-def connect() -> Communicator:
-    """Return the communicator of this process.
-
-    MPI is loaded only when a launcher has promised more than one rank.
-
-    Raises
-    ------
-    SharedError
-        When the library sees another number of ranks: usually one, and then every process
-        would train alone and overwrite the others' files.
-    UserError
-        When no MPI library can be loaded, perhaps by this rank alone.
-    """
-    _, promised = launched_as()
-    if promised == 1:
-        return SingleProcess()
-    try:
-        from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"The launcher started {promised} ranks, but no MPI library can be loaded "
-            f"({_first_line(error)}). Load your site's MPI module, or install one: "
-            "pip install mpich."
-        ) from error
-    ranks = MPIRanks()
-    if ranks.world_size != promised:
-        raise SharedError(
-            f"The launcher started {promised} ranks, but the MPI library sees "
-            f"{ranks.world_size} ({ranks.library}): launcher and library don't belong together. "
-            "Use the mpiexec of that library, or `srun --mpi=pmi2` for MPICH and "
-            "`srun --mpi=pmix` for Open MPI."
-        )
-    return ranks
 
 
 def rank_counts_of(text: str | None, world_size: int) -> list[int]:
@@ -118,63 +81,111 @@ def rank_counts_of(text: str | None, world_size: int) -> list[int]:
     return counts
 
 
-def start_ranks(num_ranks: int, arguments: list[str]) -> None:
-    """Replace this process by `num_ranks` ranks of `lockstep ARGUMENTS...`.
+@dataclass(frozen=True)
+class Launch:
+    """How to start ranks.
 
     Parameters
     ----------
     num_ranks : int
-        How many to start.
-    arguments : list of str
-        The command line of each rank, without the program's name.
-
-    Raises
-    ------
-    UserError
-        When mpi4py finds no MPI library, or there is no mpiexec that belongs to it.
+        How many.
+    hosts : mapping of str to int
+        The number of ranks by host; without any, they all run here.
+    options : tuple of str
+        More options for mpiexec.
     """
-    command, environment = rank_command(num_ranks, arguments)
-    if sys.stdout.isatty():
-        # The ranks only see a pipe, so tell them how wide the terminal at its end is.
-        environment[_TERMINAL_WIDTH] = str(shutil.get_terminal_size().columns)
-    os.execve(command[0], command, environment)  # noqa: S606 - found beside the MPI library
 
+    num_ranks: int
+    hosts: Mapping[str, int] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
-def rank_command(num_ranks: int, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the command that starts ranks of `lockstep ARGUMENTS...`, and its environment.
+    @classmethod
+    def of_options(cls, num_ranks: int, hosts: str, options: str) -> "Launch":
+        """Return the launch that the command line asks for.
 
-    Ranks are bound to no cores: on a quiet machine it gains nothing (step times of 2 ranks on 2
-    cores: 0.98 to 1.01 times as much), and of two trainings side by side, both would be bound to
-    the same first cores.
+        Raises
+        ------
+        UserError
+            When there are fewer ranks than hosts.
+        """
+        names = [name.strip() for name in hosts.split(",") if name.strip()]
+        if len(names) > num_ranks:
+            raise UserError(
+                f"--hosts names {len(names)} hosts, but there are {num_ranks} ranks (-n)."
+            )
+        counts = {name: len(block(i, len(names), num_ranks)) for i, name in enumerate(names)}
+        return cls(num_ranks, counts, tuple(shlex.split(options)))
 
-    Parameters
-    ----------
-    num_ranks : int
-        How many to start.
-    arguments : list of str
-        The command line of each rank, without the program's name.
+    def on_hosts(self, hosts: Mapping[str, int]) -> "Launch":
+        """Return the same launch on some hosts."""
+        return replace(self, num_ranks=sum(hosts.values()), hosts=hosts)
 
-    Raises
-    ------
-    UserError
-        When mpi4py finds no MPI library, or there is no mpiexec that belongs to it.
-    """
-    library = library_version()
-    mpiexec = find_mpiexec(library)
-    environment = {**os.environ, STARTED_HERE: str(num_ranks)}
-    # One BLAS thread per rank, before NumPy loads; what the user has set is respected.
-    if "OMP_NUM_THREADS" not in environment:
-        for variable in _THREAD_VARIABLES:
-            environment.setdefault(variable, "1")
-    if "Open MPI" in library:
+    def command(
+        self,
+        arguments: list[str],
+        variables: Mapping[str, str] | None = None,
+        program: tuple[str, ...] = (sys.executable, "-m", "lockstep"),
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return the command that starts ranks of `lockstep ARGUMENTS...`, and its environment.
+
+        Ranks are bound to no cores: on a quiet machine it gains nothing (step times of 2 ranks
+        on 2 cores: 0.98 to 1.01 times as much), and of two trainings side by side, both would be
+        bound to the same first cores.
+
+        Parameters
+        ----------
+        arguments : list of str
+            The command line of each rank, without the program's name.
+        variables : mapping of str to str, optional
+            More for the ranks' environment.
+        program : tuple of str
+            Another program than Lockstep.
+
+        Raises
+        ------
+        UserError
+            When mpi4py finds no MPI library, or there is no mpiexec that belongs to it.
+        """
+        library = library_version()
+        mpiexec = find_mpiexec(library)
+        own = {STARTED_HERE: str(self.num_ranks), **(variables or {})}
+        # One BLAS thread per rank, before NumPy loads; what the user has set is respected.
+        if "OMP_NUM_THREADS" not in os.environ:
+            own |= {name: os.environ.get(name, "1") for name in _THREAD_VARIABLES}
+        if sys.stdout.isatty():
+            # The ranks only see a pipe, so tell them how wide the terminal at its end is.
+            own[_TERMINAL_WIDTH] = str(shutil.get_terminal_size().columns)
+        if library_family(library) == "Open MPI":
+            where, settings = self._open_mpi(own)
+            own = settings | own
+        else:
+            where = self._placement("-hosts")
+        count = ["-n", str(self.num_ranks)]
+        command = [str(mpiexec), *self.options, *where, *count, *program, *arguments]
+        return command, {**os.environ, **own}
+
+    def _open_mpi(self, own: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """Return Open MPI's options and the settings that the user's own take precedence over."""
         # It counts physical cores, and would refuse more ranks than those; and so it binds none.
-        environment.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+        settings = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
         if os.geteuid() == 0:
             # In a container there is no other user.
-            environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
-            environment.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    command = [str(mpiexec), "-n", str(num_ranks), sys.executable, "-m", "lockstep", *arguments]
-    return command, environment
+            settings["OMPI_ALLOW_RUN_AS_ROOT"] = settings["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+        where = self._placement("--host")
+        if where:
+            # Only on this host do ranks see the environment.
+            where += [word for name in own for word in ("-x", name)]
+        return where, {name: os.environ.get(name, value) for name, value in settings.items()}
+
+    def _placement(self, option: str) -> list[str]:
+        hosts = ",".join(f"{host}:{count}" for host, count in self.hosts.items())
+        return [option, hosts] if hosts else []
+
+
+def start_ranks(launch: Launch, arguments: list[str]) -> None:
+    """Replace this process by ranks of `lockstep ARGUMENTS...`; see `Launch.command`."""
+    command, environment = launch.command(arguments)
+    os.execve(command[0], command, environment)  # noqa: S606 - found beside the MPI library
 
 
 def terminal_width() -> int | None:
@@ -250,28 +261,3 @@ def mpiexec_family(mpiexec: str) -> str:
         return ""
     # MPICH, Intel MPI and MVAPICH share the Hydra launcher and one binary interface.
     return "Open MPI" if "Open MPI" in told or "OpenRTE" in told or "prte" in told else "MPICH"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0]
-
-
-def abort_ranks(exit_code: int) -> None:
-    """End all ranks at once if this process is one of several; otherwise do nothing.
-
-    Without it, the others would wait for this one in their next collective call, or already in
-    the start of MPI if this one has failed before that: so MPI is started here if need be.
-    """
-    if launched_as()[1] == 1:
-        return
-    try:
-        from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
-    except (ImportError, RuntimeError):
-        # The launcher only takes the other ranks along if this one doesn't just leave.
-        os.kill(os.getpid(), signal.SIGTERM)
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # What the launcher has not passed on before the abort, such as the reason for it, may be lost.
-    time.sleep(_PASS_ON_S)
-    MPIRanks().abort(exit_code)

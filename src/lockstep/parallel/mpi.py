@@ -4,20 +4,21 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from math import prod
 from pathlib import Path
 from shutil import disk_usage
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
+from lockstep.parallel import watch
 from lockstep.parallel.binding import gather_bindings
 from lockstep.parallel.choice import fastest, self_test
-from lockstep.parallel.communicator import Reduction
+from lockstep.parallel.communicator import Doing, Reduction
 from lockstep.parallel.crowding import find_crowding
 from lockstep.parallel.exchange import AllToAll, Direct, Exchange, HalvingDoubling, Request
 from lockstep.parallel.library import LibraryReduction
@@ -25,13 +26,35 @@ from lockstep.parallel.ordered import Memory, OrderedReduction, OwnMemory, Place
 from lockstep.parallel.single import LocalReduction
 from lockstep.parallel.subtotals import Subtotals
 from lockstep.parallel.tree import block
+from lockstep.parallel.watch import Watch
 
 # Where Linux keeps it. A window that doesn't fit would end the job with a bus error.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 # Vectors up to this size are worth trying to send whole.
 _SMALL_BYTES = 1_000_000
+# Set by Open MPI's `mpiexec --with-ft ulfm`.
+_FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
 # How long a rank that has nothing to do stays alert, and then sleeps between two looks.
 _REST_S = 0.01
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _waits(method: Method) -> Method:
+    """Let the watchdog know that in this method the rank waits for others."""
+
+    @wraps(method)
+    def waiting(self: "MPIRanks", *arguments: object, **options: object) -> object:
+        if self._watch is None:
+            return method(self, *arguments, **options)
+        before, self._watch.is_waiting = self._watch.is_waiting, True
+        try:
+            return method(self, *arguments, **options)
+        finally:
+            self._watch.is_waiting = before
+
+    return cast("Method", waiting)
 
 
 class MPIRanks:
@@ -41,17 +64,23 @@ class MPIRanks:
     ----------
     comm : MPI.Comm
         Its ranks; by default all of them.
+    watch : Watch, optional
+        This rank's watchdog.
     """
 
-    def __init__(self, comm: MPI.Comm = MPI.COMM_WORLD) -> None:
+    def __init__(self, comm: MPI.Comm = MPI.COMM_WORLD, watch: Watch | None = None) -> None:
         self._comm = comm
+        self._watch = watch
         self._groups: dict[int, MPIRanks | None] = {}
+        # Where ranks may wait that don't hear of a loss elsewhere.
+        self._parts: list[MPI.Comm] = []
         self.rank = comm.Get_rank()
         self.world_size = comm.Get_size()
         self.library: str | None = " ".join(
             MPI.Get_library_version().splitlines()[0].strip("\0").split()
         )
 
+    @_waits
     def gather_rows(self, rows: Array) -> Array:
         """Gather rows by Allgatherv."""
         rows = np.ascontiguousarray(rows)
@@ -61,6 +90,7 @@ class MPIRanks:
         self._comm.Allgatherv(rows, (gathered, num_rows * prod(rows.shape[1:])))
         return gathered
 
+    @_waits
     def gather_to_root(self, values: Array) -> list[Array]:
         """Gather values by Gatherv."""
         lengths = self.gather_rows(np.array([len(values)], np.int64))
@@ -71,12 +101,14 @@ class MPIRanks:
         self._comm.Gatherv(values, (gathered, lengths))
         return np.split(gathered, np.cumsum(lengths)[:-1])
 
+    @_waits
     def sum_counts(self, counts: Array) -> Array:
         """Add integers by Allreduce: integer sums are exact in any order."""
         total = np.empty_like(counts)
         self._comm.Allreduce(counts, total)
         return total
 
+    @_waits
     def gather_texts(self, text: str) -> list[str]:
         """Gather texts as rows of UTF-8 bytes."""
         encoded = np.frombuffer(text.encode(), np.uint8)
@@ -84,14 +116,17 @@ class MPIRanks:
         joined = self.gather_rows(encoded)
         return [part.tobytes().decode() for part in np.split(joined, np.cumsum(lengths)[:-1])]
 
+    @_waits
     def first_ranks(self, num_ranks: int) -> "MPIRanks | None":
         """Split the communicator, once for each number of ranks."""
         if num_ranks not in self._groups:
             is_member = self.rank < num_ranks
             comm = self._comm.Split(0 if is_member else MPI.UNDEFINED, self.rank)
-            self._groups[num_ranks] = MPIRanks(comm) if is_member else None
+            self._groups[num_ranks] = MPIRanks(comm, self._watch) if is_member else None
+            self._keep(comm)
         return self._groups[num_ranks]
 
+    @_waits
     def meet(self) -> None:
         """Wait for all ranks; after a moment, asleep most of the time."""
         request = self._comm.Ibarrier()
@@ -102,6 +137,7 @@ class MPIRanks:
             else:
                 time.sleep(_REST_S)
 
+    @_waits
     def reduction(
         self,
         kind: str,
@@ -121,8 +157,57 @@ class MPIRanks:
         self_test(reduction, self, num_virtual_ranks, in_order=is_ordered)
         return reduction
 
+    def begin_watch(self) -> None:
+        """Start the watchdogs, if there is anybody to be watched; collective."""
+        if self.world_size > 1:
+            self._watch = watch.begin(self, self.abort, can_lose_ranks=self.can_lose_ranks)
+
+    @property
+    def can_lose_ranks(self) -> bool:
+        """Whether the library lets the others go on when a rank has died, as the user asked."""
+        is_asked_for = os.environ.get(_FAULT_TOLERANCE) == "1"
+        return is_asked_for and self.world_size > 1
+
+    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+        """Tell the watchdog where to look."""
+        if self._watch is not None:
+            self._watch.look, self._watch.remedy = look, remedy
+            self._watch.set_timeout(timeout_s)
+
+    def survivors(self, error: Exception) -> "MPIRanks | None":
+        """Return the ranks that are left, when the error tells of the loss of one.
+
+        References
+        ----------
+        W. Bland, A. Bouteiller, T. Herault, G. Bosilca, J. Dongarra, "Post-failure recovery of
+        MPI communication capability", IJHPCA 27 (2013): revoke, then shrink.
+        """
+        if not (self.can_lose_ranks and isinstance(error, MPI.Exception)):
+            return None
+        if error.Get_error_class() not in {MPI.ERR_PROC_FAILED, MPI.ERR_REVOKED}:
+            return None
+        # Others may be waiting for a rank that is alive and has come here.
+        for comm in (*self._parts, self._comm):
+            comm.Revoke()
+        survivors = MPIRanks(self._comm.Shrink())
+        watch.close_all()
+        survivors.begin_watch()
+        return survivors
+
+    def settle(self) -> None:
+        """Agree that nobody was lost: all survivors see the same outcome."""
+        if self.can_lose_ranks:
+            self._comm.Agree(1)
+
+    def _keep(self, part: MPI.Comm) -> MPI.Comm:
+        if part != MPI.COMM_NULL:
+            self._parts.append(part)
+        return part
+
     def abort(self, exit_code: int) -> None:
         """End all ranks by MPI_Abort."""
+        watch.announce_abort()
+        watch.close_all()
         self._comm.Abort(exit_code)
 
     def library_ways(self, subtotals: Subtotals) -> list[Callable[[], Reduction]]:
@@ -175,7 +260,9 @@ class MPIRanks:
 
     def split_by_node(self) -> MPI.Intracomm:
         """Return the communicator of the ranks that can share memory with this one; collective."""
-        return cast("MPI.Intracomm", self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
+        return cast(
+            "MPI.Intracomm", self._keep(self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
+        )
 
     @cached_property
     def _wait(self) -> "Wait":
@@ -207,7 +294,7 @@ class MPIRanks:
         if len(ranks_by_node) > 1:
             # Those that have the same part of the vector on each node.
             color = local_rank if local_rank < num_parts else MPI.UNDEFINED
-            column = self._comm.Split(color, node)
+            column = self._keep(self._comm.Split(color, node))
             across = Messages(column, wait) if column != MPI.COMM_NULL else None
         is_shared = comm is not None and max(map(len, ranks_by_node)) > 1
         return _Nodes(ranks_by_node, node, local_rank, comm if is_shared else None, across)

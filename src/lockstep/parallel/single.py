@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
-from lockstep.parallel.communicator import Reduction
+from lockstep.parallel.communicator import Doing, Reduction
 from lockstep.parallel.subtotals import Subtotals
 
 
@@ -16,6 +16,7 @@ class SingleProcess:
     rank = 0
     world_size = 1
     library: str | None = None
+    can_lose_ranks = False
 
     def gather_rows(self, rows: Array) -> Array:
         """Return the rows."""
@@ -50,6 +51,15 @@ class SingleProcess:
         return self if num_ranks else None
 
     def meet(self) -> None:
+        """Nobody else is there."""
+
+    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+        """Nobody else is there."""
+
+    def survivors(self, error: Exception) -> None:
+        """Nobody else is there."""
+
+    def settle(self) -> None:
         """Nobody else is there."""
 
 

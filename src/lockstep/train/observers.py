@@ -5,7 +5,8 @@ the loop never asks for its rank.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,11 @@ class EpochResult:
     ----------
     epoch, step : int
         Epochs and steps done.
+    num_skipped_steps : int
+        How many of these steps had no update, for they were not finite.
     train_loss : float
-        Mean over the epoch's samples, each at the step that it was part of.
+        Mean over the epoch's samples, each at the step that it was part of; without those of
+        skipped steps.
     val_loss, val_accuracy, val_correct, val_total : float or int or None
         On the validation split; None where there is none.
     lr : float
@@ -44,6 +48,7 @@ class EpochResult:
 
     epoch: int
     step: int
+    num_skipped_steps: int
     train_loss: float
     val_loss: float | None
     val_accuracy: float | None
@@ -98,6 +103,8 @@ class Outcome:
         The epoch that they are from, and the one with the best validation score.
     num_steps, num_epochs : int
         That were done.
+    num_skipped_steps : int
+        How many of the steps had no update.
     best_accuracy : float or None
         On the validation split.
     examination : Examination or None
@@ -110,12 +117,21 @@ class Outcome:
     best_epoch: int
     num_steps: int
     num_epochs: int
+    num_skipped_steps: int
     best_accuracy: float | None
     examination: Examination | None
 
 
 class Observer:
-    """Does nothing; what a rank other than the root gets, and the base of the others."""
+    """Does nothing; what a rank other than the root gets, and the base of the others.
+
+    Attributes
+    ----------
+    error : Exception or None
+        For which all ranks are to stop after their next step, with a checkpoint.
+    """
+
+    error: Exception | None = None
 
     def reduction_made(self, name: str) -> None:
         """See how gradients will be added up."""
@@ -139,6 +155,13 @@ class Observer:
     def checkpoint(self, snapshot: Snapshot) -> None:
         """See a state that is worth saving."""
 
+    def finish_checkpoints(self) -> None:
+        """Return when all of them are saved."""
+
+    def how_to_go_on(self) -> str:
+        """Tell how the training can go on from the last checkpoint, in words for people."""
+        return ""
+
     def training_stopped(self) -> None:
         """See the training stop before its end; it can go on from the last checkpoint."""
 
@@ -147,20 +170,23 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes everything on to several observers, in order."""
+    """Passes everything on to several observers, in order.
+
+    What one of them fails with does not lose the training: it is kept in `error`, so that all
+    ranks stop, and raised when the checkpoint for it is on disk. Only what concerns checkpoints
+    fails at once.
+    """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
 
     def reduction_made(self, name: str) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.reduction_made(name)
+        self._tell(lambda observer: observer.reduction_made(name))
 
     def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.epoch_begins(epoch, num_steps, num_done)
+        self._tell(lambda observer: observer.epoch_begins(epoch, num_steps, num_done))
 
     def wants_checkpoint(self) -> bool:
         """Ask them all."""
@@ -168,33 +194,55 @@ class Observers(Observer):
 
     def traced(self, line: TraceLine) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.traced(line)
+        self._tell(lambda observer: observer.traced(line))
 
     def step_done(self) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.step_done()
+        self._tell(lambda observer: observer.step_done())
 
     def epoch_done(self, result: EpochResult) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.epoch_done(result)
+        self._tell(lambda observer: observer.epoch_done(result))
 
     def checkpoint(self, snapshot: Snapshot) -> None:
         """Pass it on."""
         for observer in self._observers:
             observer.checkpoint(snapshot)
 
-    def training_stopped(self) -> None:
+    def finish_checkpoints(self) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.training_stopped()
+            observer.finish_checkpoints()
+
+    def training_stopped(self) -> None:
+        """Pass it on, and raise what has been kept."""
+        self.finish_checkpoints()
+        self._tell(lambda observer: observer.training_stopped())
+        self._raise_error()
 
     def training_done(self, outcome: Outcome) -> None:
-        """Pass it on."""
+        """Pass it on, and raise what has been kept."""
+        self.finish_checkpoints()
+        self._tell(lambda observer: observer.training_done(outcome))
+        self._raise_error()
+
+    def how_to_go_on(self) -> str:
+        """Ask them all."""
+        return "\n".join(filter(None, (one.how_to_go_on() for one in self._observers)))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
         for observer in self._observers:
-            observer.training_done(outcome)
+            try:
+                tell(observer)
+            except Exception as error:  # noqa: BLE001 - raised later
+                self.error = self.error or error
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            # Where nobody listens any more, the error is told all the same.
+            with suppress(OSError):
+                click.echo(self.how_to_go_on(), err=True)
+            raise self.error
 
 
 class Console(Observer):
@@ -247,6 +295,8 @@ class Console(Observer):
 def epoch_line(result: EpochResult) -> str:
     """Return an epoch in one line, beginning with the validation score: `Epoch 3: 9020 / 10000`."""
     parts = [f"train loss {result.train_loss:.4f}", f"{result.samples_per_s:,.0f} samples/s"]
+    if result.num_skipped_steps:
+        parts.append(f"steps skipped so far: {result.num_skipped_steps}")
     if result.val_accuracy is None:
         return f"Epoch {result.epoch}: " + ", ".join(parts)
     return (

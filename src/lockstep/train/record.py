@@ -122,7 +122,11 @@ class RunRecord(Observer):
         append_json_line(self._folder.trace, vars(line))
 
     def wants_checkpoint(self) -> bool:
-        """Tell whether the last checkpoint is old enough."""
+        """Tell whether the last checkpoint is old enough.
+
+        If it could not be written, the run ends at once.
+        """
+        self._writer.check()
         interval_s = 60 * self._config.training.checkpoint_every_minutes
         return interval_s > 0 and time.perf_counter() - self._last_save_s >= interval_s
 
@@ -132,27 +136,22 @@ class RunRecord(Observer):
         The first one is waited for: a full or read-only disk is found while that is cheap.
         """
         self._last_save_s = time.perf_counter()
-        scaling = scaling_of(self._dataset, self._config.network.dtype)
-        checkpoint = Checkpoint(
-            arrays=checkpoint_arrays(self._network, scaling, snapshot),
-            facts={
-                **checkpoint_facts(self._config, self._dataset.info, self._network),
-                **snapshot.progress,
-                "wall_time_s": self._wall_time_s,
-            },
-        )
+        checkpoint = checkpoint_of(self._config, self._dataset, snapshot, self._wall_time_s)
         self._writer.submit(checkpoint, is_best=snapshot.is_best)
         if not self._is_rehearsed:
             self._writer.flush()
             self._is_rehearsed = True
 
-    def step_done(self) -> None:
-        """End the run at once when a checkpoint could not be written."""
-        self._writer.check()
-
-    def training_stopped(self) -> None:
-        """Wait until the last checkpoint is written."""
+    def finish_checkpoints(self) -> None:
+        """Wait until the last one is written, and take no more."""
         self._writer.close()
+
+    def how_to_go_on(self) -> str:
+        """Name the command."""
+        return (
+            "The training has been saved up to here, and can go on: "
+            f"lockstep train --resume {self._folder.path}"
+        )
 
     @property
     def _wall_time_s(self) -> float:
@@ -161,20 +160,19 @@ class RunRecord(Observer):
 
     def training_done(self, outcome: Outcome) -> None:
         """Write the summary and what the plots need."""
-        wall_time_s = self._wall_time_s
-        self._writer.close()
         summary = {
             **_test_scores(outcome, self._dataset.info),
             "weights_sha256": weights_sha256(outcome.parameters),
             "num_steps": outcome.num_steps,
             "num_epochs": outcome.num_epochs,
+            "num_skipped_steps": outcome.num_skipped_steps,
             "best_epoch": outcome.best_epoch,
             "best_val_accuracy": outcome.best_accuracy,
             "tested_epoch": outcome.tested_epoch,
             "tested_weights_sha256": weights_sha256(outcome.tested_parameters),
             "tested_weights": self._config.training.tested_weights,
             "stopped_early": outcome.num_epochs < self._config.training.epochs,
-            "wall_time_s": wall_time_s,
+            "wall_time_s": self._wall_time_s,
         }
         write_arrays(self._folder.figures, self._figures(outcome))
         write_json(self._folder.summary, summary)
@@ -197,6 +195,19 @@ class RunRecord(Observer):
                 "mistakes.true_probability": mistakes.true_probability.astype(np.float32),
             }
         return figures
+
+
+def checkpoint_of(
+    config: Config, dataset: DatasetFile, snapshot: Snapshot, wall_time_s: float
+) -> Checkpoint:
+    """Return a checkpoint of a training, with copies of its arrays."""
+    network = network_of(config, dataset.info)
+    scaling = scaling_of(dataset, config.network.dtype)
+    facts = checkpoint_facts(config, dataset.info, network)
+    return Checkpoint(
+        arrays=checkpoint_arrays(network, scaling, snapshot),
+        facts={**facts, **snapshot.progress, "wall_time_s": wall_time_s},
+    )
 
 
 def _test_scores(outcome: Outcome, info: DatasetInfo) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Going on with a run from its newest checkpoint, on any number of ranks."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_root
 from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
 from lockstep.storage.run_folder import RunFolder
+from lockstep.train.model import check_run_facts
 
 # What a run may be resumed with another value of. All the rest says what the run is.
 _MAY_CHANGE = {
@@ -25,6 +25,8 @@ _MAY_CHANGE = {
     "checkpoint_every_minutes",
     "keep_checkpoints",
     "replica_check_every",
+    "stall_timeout_s",
+    "on_nonfinite",
     "trace",
 }
 
@@ -65,13 +67,13 @@ def newest_checkpoint(
                 f"are kept without theirs; train the run again: lockstep train {folder.config}"
             )
         if checkpoint is not None:
-            _check_same_run(checkpoint.facts, config, dataset)
+            _check_same_run(checkpoint, config, dataset)
         return checkpoint
 
-    return _share(communicator, on_root(communicator, read))
+    return share(communicator, on_root(communicator, read), source=0)
 
 
-def _check_same_run(facts: Mapping[str, Any], config: Config, dataset: DatasetFile) -> None:
+def _check_same_run(checkpoint: Checkpoint, config: Config, dataset: DatasetFile) -> None:
     """Refuse to go on with what would be another run.
 
     Raises
@@ -79,11 +81,13 @@ def _check_same_run(facts: Mapping[str, Any], config: Config, dataset: DatasetFi
     UserError
         Naming every difference.
     """
+    facts = checkpoint.facts
     if "config" not in facts:
         raise UserError(
             "The run's checkpoints were written by an older Lockstep, which could not resume. "
             "They can be evaluated, but not trained on."
         )
+    check_run_facts(checkpoint)
     differences = []
     new = json.loads(json.dumps(asdict(config)))
     for info in FIELDS.values():
@@ -106,12 +110,17 @@ def _check_same_run(facts: Mapping[str, Any], config: Config, dataset: DatasetFi
         )
 
 
-def _share(communicator: Communicator, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """Give the root's checkpoint to all ranks; collective."""
-    arrays = {name: np.asarray(a) for name, a in checkpoint.arrays.items()} if checkpoint else {}
-    forms = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
-    text = json.dumps((checkpoint.facts, forms)) if checkpoint else ""
-    text = communicator.gather_texts(text)[0]
+def share(
+    communicator: Communicator, checkpoint: Checkpoint | None, source: int
+) -> Checkpoint | None:
+    """Give one rank's checkpoint to all ranks; collective."""
+    arrays: dict[str, Any] = {}
+    text = ""
+    if checkpoint is not None and communicator.rank == source:
+        arrays = {name: np.asarray(array) for name, array in checkpoint.arrays.items()}
+        forms = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+        text = json.dumps((checkpoint.facts, forms))
+    text = communicator.gather_texts(text)[source]
     if not text:
         return None
     facts, forms = json.loads(text)

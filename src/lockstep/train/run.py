@@ -1,57 +1,28 @@
 """A whole run: from a configuration to a finished run folder."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from itertools import count
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import click
-import numpy as np
-from threadpoolctl import threadpool_limits
 
 import lockstep
 from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import SharedError, UserError
-from lockstep.parallel.binding import gather_bindings, own_cores
 from lockstep.parallel.communicator import Communicator
-from lockstep.parallel.crowding import Crowding, find_crowding
-from lockstep.parallel.launch import terminal_width
 from lockstep.parallel.verdict import on_root, together
-from lockstep.storage.checkpoint import Checkpoint, CheckpointStore
-from lockstep.storage.run_folder import RunFolder, RunFolderTakenError, read_json
+from lockstep.storage.checkpoint import CheckpointStore
+from lockstep.storage.run_folder import RunFolder
 from lockstep.train import fingerprint
 from lockstep.train.evaluation import Evaluation
-from lockstep.train.model import Model, checkpoint_snapshot, load_model
-from lockstep.train.observers import Console, Observer, Observers
-from lockstep.train.record import RunRecord
+from lockstep.train.model import Model, load_model
 from lockstep.train.requests import Requests
 from lockstep.train.resume import newest_checkpoint
+from lockstep.train.room import check_room
 from lockstep.train.scores import scores
-from lockstep.train.trainer import Trainer, memory_budget, network_of
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as a training has left it.
-
-    Parameters
-    ----------
-    folder : RunFolder
-        Its folder.
-    is_done : bool
-        Whether it is finished; otherwise it was asked to stop and can be resumed.
-    num_steps : int
-        Steps done.
-    """
-
-    folder: RunFolder
-    is_done: bool
-    num_steps: int
+from lockstep.train.session import Run, Session, blas_threads
+from lockstep.train.trainer import memory_budget
 
 
 def run_training(
@@ -93,9 +64,12 @@ def run_training(
     resolved = together(communicator, lambda: resolve(config, communicator.world_size))
     with together(communicator, lambda: open_dataset(resolved)) as dataset:
         _check_agreement(communicator, resolved, dataset)
+        together(communicator, dataset.check_training_classes)
+        check_room(resolved, dataset.info, communicator)
         folder = _claim_folder(communicator, results, name, dataset.info.name)
-        with _locked(folder, communicator):
-            return _train(folder, resolved, dataset, communicator, None, requests, quiet=quiet)
+        session = Session(folder, resolved, dataset, requests or Requests(), quiet=quiet)
+        with session.hold(communicator):
+            return session.train(communicator, None)
 
 
 def resume_training(
@@ -137,13 +111,13 @@ def resume_training(
         return folder, resolve(load_config(folder.config, options), communicator.world_size)
 
     folder, config = together(communicator, configure)
-    with (
-        together(communicator, lambda: open_dataset(config)) as dataset,
-        _locked(folder, communicator),
-    ):
-        _check_agreement(communicator, config, dataset)
-        checkpoint = newest_checkpoint(folder, config, dataset, communicator)
-        return _train(folder, config, dataset, communicator, checkpoint, requests, quiet=quiet)
+    with together(communicator, lambda: open_dataset(config)) as dataset:
+        session = Session(folder, config, dataset, requests or Requests(), quiet=quiet)
+        with session.hold(communicator):
+            _check_agreement(communicator, config, dataset)
+            check_room(config, dataset.info, communicator, is_resumed=True)
+            checkpoint = newest_checkpoint(folder, config, dataset, communicator)
+            return session.train(communicator, checkpoint)
 
 
 def _check_agreement(communicator: Communicator, config: Config, dataset: DatasetFile) -> None:
@@ -169,102 +143,6 @@ def _check_agreement(communicator: Communicator, config: Config, dataset: Datase
         raise SharedError(
             "\n  ".join(["The ranks don't mean the same run:", *differences])
             + "\nGive all of them the same configuration, data and version of Lockstep."
-        )
-
-
-@contextmanager
-def _locked(folder: RunFolder, communicator: Communicator) -> Iterator[None]:
-    """Keep others out of the run folder; collective."""
-    with ExitStack() as stack:
-        on_root(communicator, lambda: stack.enter_context(folder.lock()))
-        yield
-
-
-def _train(
-    folder: RunFolder,
-    config: Config,
-    dataset: DatasetFile,
-    communicator: Communicator,
-    checkpoint: Checkpoint | None,
-    requests: Requests | None,
-    *,
-    quiet: bool,
-) -> Run:
-    """Train in a run folder, from the beginning or from a checkpoint; collective."""
-    with _blas_threads(config):
-        hosts = fingerprint.hosts(communicator)
-        kernels = fingerprint.kernels(communicator)
-        bindings = gather_bindings(communicator)
-        observer = Observer()
-        if communicator.rank == 0:
-            environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
-            environment["binding"] = {f"rank {r}": str(own) for r, own in enumerate(bindings)}
-            record = RunRecord(folder, config, dataset, environment, checkpoint)
-            observer = Observers([record] if quiet else [Console(terminal_width()), record])
-            if not quiet:
-                _announce(config, dataset, communicator.world_size, folder, checkpoint)
-                threads = config.training.threads_per_rank
-                _warn_of_crowding(find_crowding(bindings, threads, communicator.library))
-            _warn_of_kernels({*kernels, *read_json(folder.run).get("kernels", ())})
-        trainer = together(
-            communicator, lambda: Trainer(config, dataset, communicator, observer, requests)
-        )
-        if checkpoint is not None:
-            trainer.restore(checkpoint_snapshot(checkpoint, trainer.network))
-        # A diverging training is told of in one message, not by NumPy's warnings.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            is_done = trainer.train()
-    return Run(folder, is_done, trainer.progress.step)
-
-
-def _announce(
-    config: Config,
-    dataset: DatasetFile,
-    world_size: int,
-    folder: RunFolder,
-    checkpoint: Checkpoint | None,
-) -> None:
-    network = network_of(config, dataset.info)
-    num_rows = dataset.info.num_samples["train"]
-    click.echo(
-        f"Training {network} ({network.num_parameters:,} parameters) on {num_rows:,} rows of "
-        f"{dataset.path}: ranks {world_size}, virtual ranks "
-        f"{config.training.virtual_ranks}, in {folder.path}"
-    )
-    if checkpoint is not None:
-        facts = checkpoint.facts
-        click.echo(f"Going on after step {facts['step']} ({facts['epoch']} epochs done)")
-        _tell_of_longer_schedule(config, facts["config"])
-
-
-def _blas_threads(config: Config) -> threadpool_limits:
-    """Set the rank's BLAS threads for a while: at most one for each core that it may run on."""
-    threads = min(config.training.threads_per_rank, len(own_cores()))
-    return threadpool_limits(threads, user_api="blas")
-
-
-def _warn_of_crowding(crowding: Crowding | None) -> None:
-    if crowding is not None:
-        what = "Warning" if crowding.is_mendable else "Note"
-        click.echo(f"{what}: {crowding.text} {crowding.remedy}", err=True)
-
-
-def _warn_of_kernels(kernels: set[str]) -> None:
-    if len(kernels) > 1:
-        click.echo(
-            f"Warning: the run's ranks compute with different BLAS kernels or threads "
-            f"({'; '.join(sorted(kernels))}), so another placement of the ranks, or a run that "
-            "was never stopped, may give other bits.",
-            err=True,
-        )
-
-
-def _tell_of_longer_schedule(config: Config, before: dict[str, Any]) -> None:
-    epochs, schedule = config.training.epochs, config.optimization.schedule
-    if epochs > before["training"]["epochs"] and schedule in {"cosine", "one_cycle"}:
-        click.echo(
-            f"From here on, the learning rate takes its course over {epochs} epochs instead of "
-            f"{before['training']['epochs']}."
         )
 
 
@@ -321,7 +199,7 @@ def evaluate_run(
         return config, model, dataset
 
     config, model, dataset = together(communicator, prepare)
-    with dataset, _blas_threads(config):
+    with dataset, blas_threads(config):
         # The run's own division gives the same bits; more ranks than that are welcome to help.
         virtual_ranks = max(config.training.virtual_ranks, communicator.world_size)
         evaluation = together(
@@ -425,25 +303,12 @@ def _claim_folder(
     def claim() -> str:
         if Path(name).name != name or name == "..":
             raise UserError(f"--run-name {name}: a plain name, please; --results names the folder.")
-        if name:
-            return RunFolder.create(results / name).path.name
-        made_up = f"{dataset_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        # Jobs that start in the same second are no rarity on a cluster.
-        for attempt in count(1):
-            candidate = results / (made_up if attempt == 1 else f"{made_up}-{attempt}")
-            if not candidate.exists():
-                with suppress(RunFolderTakenError):
-                    return RunFolder.create(candidate).path.name
-        raise AssertionError("counting never ends")
+        folder = (
+            RunFolder.create(results / name)
+            if name
+            else RunFolder.create_next(results, dataset_name)
+        )
+        return folder.path.name
 
     own = on_root(communicator, claim)
     return RunFolder(results / communicator.gather_texts(own or "")[0])
-
-
-def _environment(communicator: Communicator) -> dict[str, Any]:
-    return {
-        "world_size": communicator.world_size,
-        "versions": fingerprint.versions(communicator),
-        "blas": fingerprint.blas(),
-        "machine": fingerprint.machine(),
-    }

@@ -12,16 +12,16 @@ from lockstep.data.batches import Batches, scaling_of
 from lockstep.data.dataset_file import DatasetFile, DatasetInfo
 from lockstep.data.memory import MemoryBudget
 from lockstep.data.shards import Sharding
-from lockstep.errors import SharedError
 from lockstep.nn.initializers import initialize
 from lockstep.nn.mlp import MLP, Workspace
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
 from lockstep.optim.schedules import Schedule
-from lockstep.parallel.communicator import Communicator, Reduction
+from lockstep.parallel.communicator import Communicator, Doing, Reduction
 from lockstep.parallel.tree import block
-from lockstep.train.clock import Clock
+from lockstep.train.clock import STEP_PHASES, Clock
 from lockstep.train.evaluation import Evaluation, Score
 from lockstep.train.gradient import NOTES_SHAPE, Backpropagation, Notes
+from lockstep.train.nonfinite import DivergedError, find_bad_layers, find_origin
 from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
 from lockstep.train.replicas import check_replicas
 from lockstep.train.requests import Requests
@@ -41,6 +41,10 @@ class Progress:
         The epoch with the best validation score so far, its last step, and the score.
     loss_sum : float
         Over the samples of the epoch that is under way.
+    num_skipped_steps : int
+        How many of all steps had no update, for they were not finite.
+    num_skipped_samples : int
+        What is missing in the loss sum for it.
     spent_s : dict of str to float
         Seconds of that epoch, see `Clock`.
     """
@@ -52,6 +56,8 @@ class Progress:
     best_correct: int = -1
     best_loss: float | None = None
     loss_sum: float = 0.0
+    num_skipped_steps: int = 0
+    num_skipped_samples: int = 0
     spent_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -99,6 +105,8 @@ class Trainer:
         The replica.
     progress : Progress
         How far it is.
+    clock : Clock
+        What it is doing, and where the time went.
     """
 
     def __init__(
@@ -117,7 +125,7 @@ class Trainer:
         self._communicator = communicator
         self._observer = observer
         self._requests = requests or Requests()
-        self._clock = Clock()
+        self.clock = Clock()
         self._scaling = scaling_of(dataset, config.network.dtype)
 
         num_rows = dataset.info.num_samples["train"]
@@ -133,11 +141,13 @@ class Trainer:
         initialize(config.network.initializer, self.network.layers(self.parameters), training.seed)
         self._best_parameters = self.parameters
 
+        self._backpropagate = Backpropagation(self.network, self.parameters, self._workspace)
         self._optimizer = OPTIMIZERS[optimization.optimizer](
             self.parameters, self.network.weight_slices, _hyperparameters(config)
         )
         self._learning_rate = _schedule(config, self._sharding.steps_per_epoch)
         self._is_stopping = False
+        self._saved_step = 0
         self._validation = self._evaluation("validation")
         # Read now, so that what is wrong with it is not found at the end.
         self._test = self._evaluation("test")
@@ -148,11 +158,38 @@ class Trainer:
         for slot, values in snapshot.optimizer_state.items():
             np.copyto(self._optimizer.state[slot], values)
         self.progress = Progress.of_facts(snapshot.progress)
-        self._clock.reset(self.progress.spent_s)
+        self.clock.reset(self.progress.spent_s)
         if snapshot.best_parameters is not None:
             self._best_parameters = snapshot.best_parameters
         elif snapshot.is_best and self._config.training.tested_weights == "best":
             self._best_parameters = self.parameters.copy()
+
+    def snapshot(self) -> Snapshot:
+        """Return the state, which is no copy.
+
+        The optimizer's part of it is complete where `Update.collect_state` has completed it, or
+        where every rank makes the whole update.
+        """
+        self.progress.spent_s = self.clock.spent if self._steps_of_epoch_done else {}
+        best = self._best_parameters
+        is_best = self.progress.best_step == self.progress.step
+        return Snapshot(
+            self.parameters,
+            self._optimizer.state,
+            None if best is self.parameters or is_best else best,
+            vars(self.progress),
+            is_best and self.progress.step > 0,
+        )
+
+    def doing(self) -> Doing:
+        """Return what this rank is at, for its watchdog."""
+        phase = self.clock.phase
+        return Doing(
+            self.progress.step,
+            phase,
+            is_step=phase in STEP_PHASES,
+            is_waiting=phase == "reduce",
+        )
 
     @property
     def is_done(self) -> bool:
@@ -172,28 +209,30 @@ class Trainer:
         bool
             Whether it is done. Otherwise it can go on from the last checkpoint.
         """
-        batches, workspace, clock = self._batches, self._workspace, self._clock
+        batches, workspace, clock = self._batches, self._workspace, self.clock
         observer, steps_per_epoch = self._observer, self._sharding.steps_per_epoch
-        backpropagate = Backpropagation(self.network, self.parameters, workspace)
-        self._update = self._make_update(backpropagate)
+        backpropagate = self._backpropagate
+        self._update = self._make_update()
         self._save()
         for epoch in self._remaining_epochs():
+            clock.enter("data")
             clock.reset(self.progress.spent_s)
             observer.epoch_begins(epoch, steps_per_epoch, self._steps_of_epoch_done)
             batches.shuffle(self._config.training.seed, epoch)
             for step in self._remaining_steps():
+                clock.enter("data")
                 batches.fill(step, workspace.rows, workspace.labels)
-                clock.lap("data")
+                clock.enter("compute")
                 num_samples = self._sharding.num_samples(step)
                 backpropagate(self._reduction, num_samples, batches.used, **self._wishes())
-                clock.lap("compute")
                 notes = self._update(self.progress.step, clock)
                 self._finish_step(epoch, step, notes)
-            if not self._steps_of_epoch_done:
+            if self._steps_of_epoch_done == steps_per_epoch:
                 self._finish_epoch(epoch)
             self._save()
         self._reduction.close()
         if self.is_done:
+            clock.enter("testing")
             observer.training_done(self._outcome())
         else:
             observer.training_stopped()
@@ -211,17 +250,18 @@ class Trainer:
 
     @property
     def _steps_of_epoch_done(self) -> int:
-        """Steps of the epoch that is under way; none between two epochs."""
-        return self.progress.step % self._sharding.steps_per_epoch
+        """Steps of the epoch that is under way; all of them, until it is evaluated."""
+        return self.progress.step - self.progress.epoch * self._sharding.steps_per_epoch
 
-    def _make_update(self, backpropagate: Backpropagation) -> Update:
+    def _make_update(self) -> Update:
         """Set up what all ranks do together; collective, so no part of the constructor."""
 
         def rehearse(reduction: Reduction) -> None:
-            backpropagate(reduction, self._sharding.num_samples(0), None)
+            self._backpropagate(reduction, self._sharding.num_samples(0), None)
             reduction.reduce_scatter()
             reduction.all_gather()
 
+        self.clock.enter("setting up the reduction")
         config = self._config
         self._reduction = self._communicator.reduction(
             config.training.reduction,
@@ -246,26 +286,50 @@ class Trainer:
         requests, next_step = self._requests, self.progress.step + 1
         return {
             "save": requests.take_save() or self._observer.wants_checkpoint(),
-            "stop": requests.stop or next_step == requests.stop_after,
+            "stop": (
+                requests.stop
+                or next_step == requests.stop_after
+                or self._observer.error is not None
+            ),
         }
 
     def _finish_step(self, epoch: int, step_of_epoch: int, notes: Notes) -> None:
         """Check and tell the step, and save a checkpoint where one is due; collective."""
+        self.clock.enter("finishing the step")
         progress, training = self.progress, self._config.training
         progress.step += 1
-        progress.loss_sum += notes.loss
         self._is_stopping = notes.stop
-        if not math.isfinite(notes.loss):
-            raise self._diverged(f"at step {progress.step} (epoch {epoch})", notes.loss)
+        if notes.is_finite:
+            progress.loss_sum += notes.loss
+        else:
+            self._skip(epoch, step_of_epoch, notes)
         if _is_due(progress.step, training.replica_check_every):
-            self._check_replicas()
+            self._check_parameters()
         if training.trace:
             self._trace(epoch, step_of_epoch)
         self._observer.step_done()
         is_due = notes.save or _is_due(progress.step, training.checkpoint_every_steps)
-        if is_due and not self._is_stopping and self._steps_of_epoch_done:
+        # One is saved anyway when the training stops or the epoch is finished.
+        if is_due and not self._is_stopping and step_of_epoch + 1 < len(self._batches):
             self._save()
-        self._clock.lap()
+
+    def _skip(self, epoch: int, step_of_epoch: int, notes: Notes) -> None:
+        """Count a step that is not finite, or stop the training for it; collective."""
+        progress, num_samples = self.progress, self._sharding.num_samples(step_of_epoch)
+        progress.num_skipped_steps += 1
+        progress.num_skipped_samples += num_samples
+        is_skipping = self._config.training.on_nonfinite == "skip"
+        if is_skipping and progress.num_skipped_samples < self._sharding.num_rows:
+            return
+        stages = self._backpropagate.stages(self._reduction, num_samples, self._batches.used)
+        origin = find_origin(self._communicator, self._batches.virtual_ranks, stages)
+        when = f"at step {progress.step} (epoch {epoch}{', every step skipped' * is_skipping})"
+        raise DivergedError(
+            f"{when}: the loss is {notes.loss / num_samples:.4g}, and what is infinite or not a "
+            f"number begins in {origin}",
+            self._saved_step,
+            can_skip=not is_skipping,
+        )
 
     def _trace(self, epoch: int, step_of_epoch: int) -> None:
         line = TraceLine(
@@ -279,43 +343,42 @@ class Trainer:
 
     def _save(self) -> None:
         """Hand the state to the observer for a checkpoint; collective."""
-        if self._config.training.replica_check_every:
-            self._check_replicas()
-        if not np.isfinite(self.parameters).all():
-            raise self._diverged(f"after step {self.progress.step}", math.nan)
+        self.clock.enter("saving")
+        self._check_parameters()
+        self._saved_step = self.progress.step
         self._update.collect_state()
-        self.progress.spent_s = self._clock.spent if self._steps_of_epoch_done else {}
-        best = self._best_parameters
-        is_best = self.progress.best_step == self.progress.step
-        snapshot = Snapshot(
-            self.parameters,
-            self._optimizer.state,
-            None if best is self.parameters or is_best else best,
-            vars(self.progress),
-            is_best and self.progress.step > 0,
-        )
-        self._observer.checkpoint(snapshot)
+        self._observer.checkpoint(self.snapshot())
 
-    def _check_replicas(self) -> None:
-        check_replicas(self._communicator, self.network, self.parameters, self.progress.step)
+    def _check_parameters(self) -> None:
+        """See that the replicas are equal, where that is asked for, and finite; collective."""
+        communicator, network, step = self._communicator, self.network, self.progress.step
+        if self._config.training.replica_check_every:
+            check_replicas(communicator, network, self.parameters, step)
+        bad_layers = find_bad_layers(communicator, network, self.parameters)
+        if bad_layers:
+            raise DivergedError(
+                f"at step {step}: {bad_layers} are infinite or not numbers since", self._saved_step
+            )
 
     def _finish_epoch(self, epoch: int) -> None:
         """Evaluate, take note of the best parameters, tell the observer; collective."""
-        progress, clock = self.progress, self._clock
-        progress.epoch = epoch
+        progress, clock = self.progress, self.clock
+        clock.enter("evaluation")
         train_s = clock.elapsed_s
-        train_loss = progress.loss_sum / self._sharding.num_rows
-        progress.loss_sum = 0.0
         score = self._validation.score(self.parameters) if self._validation else None
         if score and not math.isfinite(score.loss):
-            raise self._diverged(f"in epoch {epoch}", score.loss)
-        clock.lap("evaluation")
-        if progress.is_best(score) and self._config.training.tested_weights == "best":
-            self._best_parameters = self.parameters.copy()
+            self._check_parameters()
+            raise DivergedError(
+                f"at step {progress.step} (epoch {epoch}): the validation loss is {score.loss}",
+                self._saved_step,
+            )
+        clock.enter("finishing the epoch")
+        num_samples = self._sharding.num_rows - progress.num_skipped_samples
         result = EpochResult(
-            epoch=progress.epoch,
+            epoch=epoch,
             step=progress.step,
-            train_loss=train_loss,
+            num_skipped_steps=progress.num_skipped_steps,
+            train_loss=progress.loss_sum / num_samples,
             val_loss=score.loss if score else None,
             val_accuracy=score.accuracy if score else None,
             val_correct=score.correct if score else None,
@@ -326,6 +389,14 @@ class Trainer:
             **{f"{phase}_s": seconds for phase, seconds in clock.seconds.items()},
         )
         self._observer.epoch_done(result)
+        has_failed = np.array([self._observer.error is not None], np.int64)
+        if self._communicator.sum_counts(has_failed)[0]:
+            # Not finished: whoever goes on evaluates it once more, and tells of it.
+            self._is_stopping = True
+            return
+        progress.epoch, progress.loss_sum, progress.num_skipped_samples = epoch, 0.0, 0
+        if progress.is_best(score) and self._config.training.tested_weights == "best":
+            self._best_parameters = self.parameters.copy()
 
     def _evaluation(self, split: str) -> Evaluation | None:
         if not self._dataset.info.num_samples[split]:
@@ -347,18 +418,11 @@ class Trainer:
             best_epoch=progress.best_epoch,
             num_steps=progress.step,
             num_epochs=progress.epoch,
+            num_skipped_steps=progress.num_skipped_steps,
             best_accuracy=(
                 progress.best_correct / self._validation.total if self._validation else None
             ),
             examination=self._test.examine(tested_parameters) if self._test else None,
-        )
-
-    def _diverged(self, when: str, loss: float) -> SharedError:
-        """Return the error of all ranks; they see the same numbers, so all raise it."""
-        return SharedError(
-            f"The training has diverged {when}: the loss is {loss}, and losses or weights are "
-            "infinite or not numbers. Try a smaller --learning-rate, or --clip-norm 1; features of "
-            "large numbers want converting with --standardize."
         )
 
 

@@ -1,13 +1,14 @@
 """The update of one step: the ranks share the making of it, and all of them apply it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
 from lockstep.arrays import Array
 from lockstep.config import Config
 from lockstep.nn.mlp import MLP
-from lockstep.optim.gradients import add_l2, clip_norm
+from lockstep.optim.gradients import add_l2, clip_norm, is_finite
 from lockstep.optim.optimizers import Optimizer
 from lockstep.optim.schedules import Schedule
 from lockstep.parallel.communicator import Communicator, Reduction
@@ -21,7 +22,11 @@ class Update:
 
     Each rank adds up its own part of the gradient, makes that part of the update and keeps that
     part of the optimizer's state; then the parts are gathered. Where the whole gradient is wanted
-    first, to be clipped or traced, every rank makes all of the update. The bits are the same.
+    first, to be clipped, traced or left out, every rank makes all of the update. The bits are the
+    same.
+
+    An update that is not finite is not applied. The optimizer's state is only spared by it where
+    such steps are to be skipped: then all of the gradient is looked at before anything is done.
 
     Parameters
     ----------
@@ -69,7 +74,10 @@ class Update:
         self._schedule = schedule
         self._reduction = reduction
         self._communicator = communicator
-        self._is_shared = not config.optimization.clip_norm and not config.training.trace
+        self._is_skipping = config.training.on_nonfinite == "skip"
+        wants_whole = config.optimization.clip_norm or config.training.trace or self._is_skipping
+        # A rank that is lost would take its part of the optimizer's state along.
+        self._is_shared = not (wants_whole or communicator.can_lose_ranks)
         size = parameters.size
         own = reduction.own if self._is_shared else [slice(0, size)]
         # The notes at the end of the vector are not to be updated.
@@ -83,24 +91,33 @@ class Update:
 
     def __call__(self, step: int, clock: Clock) -> Notes:
         """Take the step, counted from 0, and return the notes of all virtual ranks; collective."""
+        clock.enter("reduce")
         learning_rate = self._schedule(step)
         gradient = self._reduction.reduce_scatter() if self._is_shared else self._whole_gradient()
-        clock.lap("reduce")
+        clock.enter("update")
         self._add_penalty(gradient)
         if self._config.training.trace:
             self.gradient_digests = layer_digests(self._network, gradient)
         if self._all_make_all:
-            self._optimizer.step(self._parameters, gradient, learning_rate, step)
-            clock.lap("update")
-            return Notes.of_sum(gradient)
+            notes = self._notes_of(gradient)
+            if notes.is_finite:
+                self._optimizer.step(self._parameters, gradient, learning_rate, step)
+            return notes
         for part in self._parts:
             self._optimizer.make_update(gradient, part, learning_rate, step)
-        clock.lap("update")
+        clock.enter("reduce")
         update = self._reduction.all_gather()
-        clock.lap("reduce")
-        self._optimizer.apply(self._parameters, update, learning_rate)
-        clock.lap("update")
-        return Notes.of_sum(update)
+        clock.enter("update")
+        notes = Notes.of_sum(update)
+        if notes.is_finite:
+            self._optimizer.apply(self._parameters, update, learning_rate)
+        return notes
+
+    def _notes_of(self, gradient: Array) -> Notes:
+        notes = Notes.of_sum(gradient)
+        if notes.is_finite and self._is_skipping:
+            return replace(notes, is_finite=is_finite(gradient[: self._parameters.size]))
+        return notes
 
     def _whole_gradient(self) -> Array:
         """Return the mean gradient, clipped where asked for, in memory of this rank's own."""

@@ -17,7 +17,8 @@ from lockstep.parallel.verdict import on_first_ranks, on_root, together
 from lockstep.storage.checkpoint import CheckpointStore
 from lockstep.storage.run_folder import RunFolder, make_folder
 from lockstep.train.requests import Requests
-from lockstep.train.run import Run, open_dataset, resolve, resume_training, run_training
+from lockstep.train.run import open_dataset, resolve, resume_training, run_training
+from lockstep.train.session import Run
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from train_all import fingerprint
 
 from lockstep.config import load_config
-from lockstep.parallel.launch import connect
+from lockstep.parallel.connect import connect
 from lockstep.train.requests import Requests
 from lockstep.train.run import resume_training, run_training
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lockstep.config import load_config
 from lockstep.data.dataset_file import DatasetFile
-from lockstep.parallel.launch import connect
+from lockstep.parallel.connect import connect
 from lockstep.train import fingerprint
 from lockstep.train.model import weights_sha256
 from lockstep.train.observers import Observer

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lockstep.config import load_config
-from lockstep.parallel.launch import connect
+from lockstep.parallel.connect import connect
 from lockstep.storage.checkpoint import CheckpointStore
 from lockstep.storage.run_folder import read_json, read_json_lines
 from lockstep.train.run import run_training

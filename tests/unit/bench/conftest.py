@@ -1,5 +1,6 @@
 import pytest
 
+from lockstep.bench.peers.peer import UnavailableError
 from lockstep.bench.reduction_measurement import Measurement
 
 
@@ -47,3 +48,15 @@ def facts():
             "pinned": {"OPENBLAS_CORETYPE": "Haswell"},
         },
     }  # fmt: skip
+
+
+class AbsentPeer:
+    name = "absent"
+
+    def start(self, task):
+        raise UnavailableError("it is away")
+
+
+@pytest.fixture
+def absent_peer():
+    return AbsentPeer()

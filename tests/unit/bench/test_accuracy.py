@@ -7,7 +7,7 @@ from lockstep.bench.accuracy import Watch, measure
 from lockstep.bench.accuracy_measurement import AccuracyMeasurement, Curve, reached
 from lockstep.bench.accuracy_plot import accuracy_by_time
 from lockstep.bench.accuracy_report import content, page, publish
-from lockstep.bench.peers.peer import PEERS, UnavailableError
+from lockstep.bench.peers.peer import PEERS
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.train.observers import EpochResult
 
@@ -134,16 +134,9 @@ class FakePeer:
         return self._correct
 
 
-class AbsentPeer:
-    name = "absent"
-
-    def start(self, task):
-        raise UnavailableError("it is away")
-
-
-def test_all_train_with_one_seed_after_the_other(digits_file, capsys):
+def test_all_train_with_one_seed_after_the_other(digits_file, absent_peer, capsys):
     log = []
-    peers = [FakePeer("a", log), AbsentPeer(), FakePeer("b", log)]
+    peers = [FakePeer("a", log), absent_peer, FakePeer("b", log)]
     with DatasetFile.open(digits_file) as dataset:
         measurement = measure(dataset, peers, num_seeds=2, num_epochs=3)
     # After a warm-up of all of them.
@@ -174,7 +167,7 @@ def test_lockstep_is_watched_epoch_by_epoch(monkeypatch):
     monkeypatch.setattr("lockstep.bench.accuracy.perf_counter", lambda: next(clock))
     watch = Watch()
     watch.start()
-    result = EpochResult(*[0] * 15)
+    result = EpochResult(*[0] * 16)
     watch.epoch_done(replace(result, val_correct=7))
     watch.epoch_done(replace(result, val_correct=9))
     assert watch.curve == Curve([2.5, 4.0], [7, 9])

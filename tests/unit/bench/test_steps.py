@@ -5,7 +5,7 @@ from lockstep.bench.apart import Apart
 from lockstep.bench.case import with_steps
 from lockstep.bench.made_up import made_up_dataset
 from lockstep.bench.reduction import TINY_CASES, measure
-from lockstep.bench.steps import StepTimes
+from lockstep.bench.steps import StepTimes, mean_s
 from lockstep.parallel.single import SingleProcess
 
 
@@ -47,6 +47,14 @@ def test_what_happens_between_epochs_is_not_timed(monkeypatch):
     times.epoch_begins(2, 2, 0)
     times.step_done()
     assert times.seconds == [1.0, 2.0, 4.0]
+
+
+def test_seconds_are_those_of_one_step(monkeypatch):
+    clock = iter([100.0, 106.0])
+    monkeypatch.setattr("lockstep.bench.steps.perf_counter", lambda: next(clock))
+    asked_for = []
+    assert mean_s(asked_for.append, 4) == 1.5
+    assert asked_for == [4]
 
 
 class Log(StepTimes):

@@ -1,0 +1,55 @@
+"""How a process joins the other ranks."""
+
+from lockstep.errors import SharedError, UserError
+from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.failure import end_on_exceptions
+from lockstep.parallel.guard import guarded
+from lockstep.parallel.launch import launched_as
+from lockstep.parallel.single import SingleProcess
+
+
+def connect() -> Communicator:
+    """Return the communicator of this process.
+
+    MPI is loaded only when a launcher has promised more than one rank.
+
+    Raises
+    ------
+    SharedError
+        When the library sees another number of ranks: usually one, and then every process
+        would train alone and overwrite the others' files.
+    UserError
+        When no MPI library can be loaded, perhaps by this rank alone.
+    """
+    rank, promised = launched_as()
+    if promised == 1:
+        return SingleProcess()
+    end_on_exceptions()
+    with guarded(rank, promised):
+        return _join(promised)
+
+
+def _join(promised: int) -> Communicator:
+    """Start MPI and the watchdogs; collective."""
+    try:
+        from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"The launcher started {promised} ranks, but no MPI library can be loaded "
+            f"({_first_line(error)}). Load your site's MPI module, or install one: "
+            "pip install mpich."
+        ) from error
+    ranks = MPIRanks()
+    if ranks.world_size != promised:
+        raise SharedError(
+            f"The launcher started {promised} ranks, but the MPI library sees "
+            f"{ranks.world_size} ({ranks.library}): launcher and library don't belong together. "
+            "Use the mpiexec of that library, or `srun --mpi=pmi2` for MPICH and "
+            "`srun --mpi=pmix` for Open MPI."
+        )
+    ranks.begin_watch()
+    return ranks
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]

@@ -1,0 +1,93 @@
+"""How a process ends when something has failed: it says so once, and takes all ranks along."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from types import TracebackType
+
+import click
+
+from lockstep.errors import FAILURE, INTERRUPTED, USER_ERROR, SharedError, UserError
+from lockstep.parallel.launch import launched_as
+
+# What the launcher has not passed on before the abort, such as the reason for it, may be lost.
+PASS_ON_S = 0.3
+
+
+def end(error: BaseException) -> int:
+    """Tell what has happened, once, and end all ranks.
+
+    Parameters
+    ----------
+    error : BaseException
+        What this rank has failed with.
+
+    Returns
+    -------
+    int
+        The exit code, where this process is to end by itself.
+    """
+    rank, world_size = launched_as()
+    if isinstance(error, click.ClickException | SharedError):
+        # It is raised on every rank, and all of them end by themselves.
+        if rank == 0 and isinstance(error, click.ClickException):
+            error.show()
+        elif rank == 0:
+            click.echo(f"Error: {error}", err=True)
+        return error.exit_code if isinstance(error, SharedError) else USER_ERROR
+    exit_code, message = _verdict(error)
+    if message:
+        where = f"Rank {rank}: " if world_size > 1 else ""
+        click.echo(f"Error: {where}{message}", err=True)
+    abort_ranks(exit_code)
+    return exit_code
+
+
+def end_on_exceptions() -> None:
+    """Have every exception that nobody catches end all ranks, in a program of the user's own."""
+    sys.excepthook = _end_on_exception
+
+
+def _end_on_exception(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    del kind, where
+    sys.exit(end(error))
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the message for an error of this rank alone."""
+    if isinstance(error, UserError):
+        return USER_ERROR, str(error)
+    if isinstance(error, MemoryError):
+        return USER_ERROR, f"Not enough memory; try a smaller network or batch. {error}"
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return INTERRUPTED, "Interrupted."
+    if isinstance(error, SystemExit):
+        # click's way to leave when nobody reads the output any more, as after `| head`.
+        return FAILURE, ""
+    if isinstance(error, OSError):
+        return FAILURE, f"{error}. Is there room on the disk, and may you write there?"
+    return FAILURE, "".join(traceback.format_exception(error)).strip()
+
+
+def abort_ranks(exit_code: int) -> None:
+    """End all ranks at once if this process is one of several; otherwise do nothing.
+
+    Without it, the others would wait for this one in their next collective call, or already in
+    the start of MPI if this one has failed before that: so MPI is started here if need be.
+    """
+    if launched_as()[1] == 1:
+        return
+    try:
+        from lockstep.parallel.mpi import MPIRanks  # noqa: PLC0415 - loading it starts MPI
+    except (ImportError, RuntimeError):
+        # The launcher only takes the other ranks along if this one doesn't just leave.
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(PASS_ON_S)
+    MPIRanks().abort(exit_code)

@@ -1,0 +1,218 @@
+"""The judge of the ranks: from their heartbeats, who is missing, stuck or gone.
+
+No sockets and no clocks in here, so that every case can be tested with made-up times.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A step may take so many times as long as the slowest one so far.
+_SLOW_STEP_FACTOR = 3
+# A rank that uses less than this part of a core, and moves no data, is not at work.
+_IDLE_SHARE = 0.1
+# How long the others of a rank that has left may wait for it in vain.
+_LEFT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank tells of itself.
+
+    Parameters
+    ----------
+    step : int
+        Steps done.
+    phase : str
+        What it does now.
+    is_step : bool
+        Whether that is part of a training step.
+    is_waiting : bool
+        Whether it waits for other ranks.
+    cpu_s : float
+        Processor time of its process.
+    moved_bytes : int
+        What the process has read and written.
+    """
+
+    step: int
+    phase: str
+    is_step: bool
+    is_waiting: bool
+    cpu_s: float
+    moved_bytes: int
+
+
+class Pulse:
+    """One rank, as the judge has heard of it.
+
+    Parameters
+    ----------
+    name : str
+        Rank and host, for people.
+    now_s : float
+        When the judge begins to listen.
+    """
+
+    def __init__(self, name: str, now_s: float) -> None:
+        self.name = name
+        self.beat = Beat(0, "start-up", is_step=False, is_waiting=False, cpu_s=0, moved_bytes=0)
+        self.heard_s = now_s
+        self.progress_s = now_s
+        self.step_s = now_s
+        self.slowest_step_s = 0.0
+        self.left_s: float | None = None
+
+    def take(self, beat: Beat, now_s: float) -> None:
+        """Take note of a heartbeat, and of the progress that it shows."""
+        before, elapsed_s = self.beat, now_s - self.heard_s
+        is_at_work = not beat.is_waiting and (
+            beat.moved_bytes != before.moved_bytes
+            or beat.cpu_s - before.cpu_s > _IDLE_SHARE * elapsed_s
+        )
+        has_moved_on = (beat.step, beat.phase) != (before.step, before.phase)
+        # How long a step takes is known after the first one, and tells more than being busy.
+        if has_moved_on or (is_at_work and not (beat.is_step and beat.step)):
+            self.progress_s = now_s
+        if beat.step != before.step:
+            if before.step and before.is_step:
+                self.slowest_step_s = max(self.slowest_step_s, now_s - self.step_s)
+            self.step_s = now_s
+        self.beat, self.heard_s = beat, now_s
+
+    def shift(self, pause_s: float) -> None:
+        """Leave out a time in which the judge itself did not run."""
+        self.heard_s += pause_s
+        self.progress_s += pause_s
+        self.step_s += pause_s
+        if self.left_s is not None:
+            self.left_s += pause_s
+
+    @property
+    def place(self) -> str:
+        """Where it was when it was heard of last."""
+        beat = self.beat
+        if beat.is_step:
+            return f"in step {beat.step + 1}, phase {beat.phase}"
+        return f"in phase {beat.phase}" + (f" after step {beat.step}" if beat.step else "")
+
+
+class Judge:
+    """Tells whether the ranks go on.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Rank and host of each.
+    now_s : float
+        The time.
+
+    Attributes
+    ----------
+    timeout_s : float
+        How long silence and standstill are put up with, while no step takes longer; 0: for ever.
+    pulses : list of Pulse
+        By rank.
+    """
+
+    def __init__(self, names: Iterable[str], now_s: float) -> None:
+        self.timeout_s = 0.0
+        self.pulses = [Pulse(name, now_s) for name in names]
+        self._ignored: set[int] = set()
+
+    @property
+    def limit_s(self) -> float:
+        """The timeout, raised above the slowest step seen."""
+        slowest_s = max(pulse.slowest_step_s for pulse in self.pulses)
+        return max(self.timeout_s, _SLOW_STEP_FACTOR * slowest_s)
+
+    def take(self, rank: int, beat: Beat, now_s: float) -> None:
+        """Take note of a rank's heartbeat."""
+        self.pulses[rank].take(beat, now_s)
+
+    def leave(self, rank: int, now_s: float) -> None:
+        """Take note that a rank has ended as it should."""
+        if self.pulses[rank].left_s is None:
+            self.pulses[rank].left_s = now_s
+
+    def ignore(self, rank: int) -> None:
+        """Judge a rank no more."""
+        self._ignored.add(rank)
+
+    def shift(self, pause_s: float) -> None:
+        """Leave out a time in which the judge itself did not run."""
+        for pulse in self.pulses:
+            pulse.shift(pause_s)
+
+    def has_died(self, rank: int, *, is_fresh: bool = True) -> str:
+        """Return what is to be told of a rank whose connection was cut without a farewell.
+
+        Parameters
+        ----------
+        rank : int
+            Which one.
+        is_fresh : bool
+            Whether any rank has been heard of since then.
+        """
+        pulse = self.pulses[rank]
+        place = self._last_place(pulse) + ("" if is_fresh else " or soon after")
+        return f"{pulse.name} has died {place}: it was killed, or has crashed or run out of memory."
+
+    def missing(self, now_s: float) -> str | None:
+        """Return which rank has ended or fallen silent, None if none has."""
+        return self._left(now_s) or self._silent(now_s)
+
+    def stuck(self, now_s: float) -> str | None:
+        """Return which rank holds up all of them, None if none does."""
+        there, limit_s = self._there, self.limit_s
+        if not (self.timeout_s and there):
+            return None
+        if now_s - max(pulse.progress_s for pulse in there) <= limit_s:
+            return None
+        awaited = [pulse for pulse in there if not pulse.beat.is_waiting]
+        if not awaited or len(awaited) == len(there):
+            return f"No rank has made progress for {limit_s:.0f} s, {there[0].place}."
+        return (
+            f"{_names(awaited)} has made no progress for {limit_s:.0f} s, {awaited[0].place}, "
+            "and the others wait for it."
+        )
+
+    def _last_place(self, lost: Pulse) -> str:
+        """Return where a rank was lost, by what the others know too: none gets a step ahead."""
+        num_steps = max(pulse.beat.step for pulse in self.pulses)
+        return lost.place if lost.beat.step == num_steps else f"in step {num_steps + 1}"
+
+    @property
+    def _judged(self) -> list[Pulse]:
+        return [pulse for rank, pulse in enumerate(self.pulses) if rank not in self._ignored]
+
+    @property
+    def _there(self) -> list[Pulse]:
+        return [pulse for pulse in self._judged if pulse.left_s is None]
+
+    def _left(self, now_s: float) -> str | None:
+        there = self._there
+        gone = [pulse for pulse in self._judged if pulse.left_s is not None]
+        if not (gone and there) or not all(pulse.beat.is_waiting for pulse in there):
+            return None
+        stood_still_s = now_s - max(pulse.progress_s for pulse in there)
+        left_s = now_s - max(pulse.left_s or 0.0 for pulse in gone)
+        if min(stood_still_s, left_s) < _LEFT_S:
+            return None
+        return f"{_names(gone)} has ended, while the others wait for it {there[0].place}."
+
+    def _silent(self, now_s: float) -> str | None:
+        limit_s = self.limit_s
+        silent = [pulse for pulse in self._there if now_s - pulse.heard_s > limit_s]
+        if not (self.timeout_s and silent):
+            return None
+        return (
+            f"{_names(silent)} has not been heard of for {limit_s:.0f} s, lost "
+            f"{self._last_place(silent[0])}: it is stopped or out of reach, or its host is lost."
+        )
+
+
+def _names(pulses: list[Pulse]) -> str:
+    """Name some ranks, but no more than can be read."""
+    names = [pulse.name for pulse in pulses]
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

@@ -1,0 +1,190 @@
+"""The supervisor: starts the ranks, and starts them again when one of them has died."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from lockstep.errors import FAILURE, INTERRUPTED, RANK_LOST, RESUMABLE, USER_ERROR
+from lockstep.parallel.heartbeat import TOKEN_BYTES, Connection, Switchboard, own_addresses
+from lockstep.parallel.judge import Beat, Judge
+from lockstep.parallel.launch import Launch
+from lockstep.parallel.watch import SUPERVISOR
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# After these there is nothing to be gained by starting again.
+_FINAL = (FAILURE, USER_ERROR, INTERRUPTED, RESUMABLE)
+# A host that can be reached starts a program within this time.
+_PROBE_S = 20
+# How soon the end of the launcher is noticed.
+_LOOK_S = 0.05
+
+
+def supervise(
+    launch: Launch,
+    next_arguments: Callable[[], list[str]],
+    is_done: Callable[[], bool],
+    num_restarts: int,
+    remedy: str,
+) -> int:
+    """Run ranks until they are done, and again when one of them was lost.
+
+    Parameters
+    ----------
+    launch : Launch
+        How to start them.
+    next_arguments : callable
+        Returns the command line of `lockstep` for the next start.
+    is_done : callable
+        Whether the job has reached its end. A launcher's exit code 0 alone does not prove it.
+    num_restarts : int
+        How often to start again.
+    remedy : str
+        What to do when a rank is lost.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    for restart in range(num_restarts + 1):
+        attempt = _Attempt(launch, remedy)
+        exit_code = attempt.run(next_arguments())
+        if exit_code == 0 and is_done():
+            return 0
+        if exit_code in _FINAL or attempt.stops:
+            return exit_code if exit_code in _FINAL else RESUMABLE
+        if restart < num_restarts:
+            launch = without_lost_hosts(launch)
+            click.echo(
+                f"Restart {restart + 1} of {num_restarts}, on {launch.num_ranks} ranks.", err=True
+            )
+    return RANK_LOST if attempt.has_begun else FAILURE
+
+
+class _Attempt:
+    """One start of the ranks. Listens to their heartbeats, to tell which one has died first.
+
+    The launcher ends all others then, often before one of them can say anything.
+
+    Attributes
+    ----------
+    stops : list of int
+        The signals to stop that were passed on.
+    has_begun : bool
+        Whether any rank was heard of.
+    """
+
+    def __init__(self, launch: Launch, remedy: str) -> None:
+        self._launch = launch
+        self._remedy = remedy
+        self._judge = Judge([f"Rank {rank}" for rank in range(launch.num_ranks)], 0.0)
+        self.stops: list[int] = []
+        self.has_begun = False
+        self._is_told = False
+        self._dead: int | None = None
+        self._is_fresh = False
+
+    def run(self, arguments: list[str]) -> int:
+        """Run `lockstep ARGUMENTS...` on the ranks, and return the launcher's exit code."""
+        token = secrets.token_hex(TOKEN_BYTES)
+        is_local = not self._launch.hosts
+        # One more than the others, for the root is a rank like all of them here.
+        board = Switchboard(bytes.fromhex(token), self._launch.num_ranks, is_local=is_local)
+        addresses = ["127.0.0.1"] if is_local else own_addresses()
+        where = json.dumps([token, board.port, addresses])
+        command, environment = self._launch.command(arguments, {SUPERVISOR: where})
+        # In a session of its own, the terminal's Ctrl-C reaches it once, from here.
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command, env=environment, start_new_session=True
+        )
+        with _passing_on(process, self.stops):
+            self._listen(board, process)
+        if self._dead is not None:
+            text = self._judge.has_died(self._dead, is_fresh=self._is_fresh)
+            click.echo(f"Error: {text} {self._remedy}", err=True)
+        elif process.returncode and not self.has_begun:
+            click.echo(
+                f"{command[0]} has ended with exit code {process.returncode} before the ranks had "
+                "found each other.",
+                err=True,
+            )
+        return process.returncode
+
+    def _listen(self, board: Switchboard, process: subprocess.Popen[bytes]) -> None:
+        is_running = True
+        while is_running:
+            is_running = process.poll() is None
+            for rank, beats in board.events(_LOOK_S):
+                self.has_begun = True
+                self._hear(rank, beats, board.connections[rank])
+        board.close()
+
+    def _hear(self, rank: int, beats: list[Beat] | None, connection: Connection) -> None:
+        for beat in beats or ():
+            self._judge.take(rank, beat, 0.0)
+            self._is_fresh = self._dead is not None
+        # A rank that ends the others has told why.
+        self._is_told |= bool(self.stops) or (connection.is_aborting and self._dead is None)
+        is_death = beats is None and not connection.has_left
+        if is_death and not self._is_told and self._dead is None:
+            self._dead = rank
+
+
+@contextmanager
+def _passing_on(process: subprocess.Popen[bytes], stops: list[int]) -> Iterator[None]:
+    """Pass signals on to a process, and take note of those that are to stop it."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        del frame
+        if number in _STOPPING:
+            stops.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def without_lost_hosts(launch: Launch) -> Launch:
+    """Return the launch without the hosts that can't be reached any more, and their ranks."""
+    if not launch.hosts:
+        return launch
+    probes = {host: _probe(launch.on_hosts({host: 1})) for host in launch.hosts}
+    reached = [host for host, probe in probes.items() if _has_worked(probe)]
+    lost = [host for host in launch.hosts if host not in reached]
+    if not lost or not reached:
+        return launch
+    click.echo(f"Warning: {', '.join(lost)} can't be reached any more.", err=True)
+    return launch.on_hosts({host: launch.hosts[host] for host in reached})
+
+
+def _probe(launch: Launch) -> subprocess.Popen[bytes]:
+    command, environment = launch.command([], program=("true",))
+    return subprocess.Popen(  # noqa: S603 - the launcher
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _has_worked(probe: subprocess.Popen[bytes]) -> bool:
+    try:
+        return probe.wait(_PROBE_S) == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(probe.pid, signal.SIGKILL)
+        probe.wait()
+        return False

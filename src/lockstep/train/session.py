@@ -1,0 +1,234 @@
+"""A session: the training in a run folder from a start to a stop, on ranks that may be lost."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from lockstep.config import Config
+from lockstep.data.dataset_file import DatasetFile
+from lockstep.parallel.binding import gather_bindings, own_cores
+from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.crowding import Crowding, find_crowding
+from lockstep.parallel.launch import terminal_width
+from lockstep.parallel.verdict import on_root, together
+from lockstep.storage.checkpoint import Checkpoint
+from lockstep.storage.run_folder import RunFolder, read_json
+from lockstep.train import fingerprint
+from lockstep.train.model import checkpoint_snapshot
+from lockstep.train.observers import Console, Observer, Observers
+from lockstep.train.record import RunRecord, checkpoint_of
+from lockstep.train.requests import Requests
+from lockstep.train.resume import share
+from lockstep.train.trainer import Trainer, network_of
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as a training has left it.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Its folder.
+    is_done : bool
+        Whether it is finished; otherwise it was asked to stop and can be resumed.
+    num_steps : int
+        Steps done.
+    communicator : Communicator
+        The ranks that are left.
+    """
+
+    folder: RunFolder
+    is_done: bool
+    num_steps: int
+    communicator: Communicator
+
+
+class Session:
+    """Trains in a run folder, and goes on without a rank that dies, where MPI can do that.
+
+    Every rank has a replica of the parameters and, where ranks can be lost, the whole optimizer
+    state. One may be a step ahead of another, or may have finished an epoch that the other has
+    not: the state of the one that is the furthest is that of a run in which nothing happened.
+    So the survivors take it, divide the virtual ranks anew, and go on as if they resumed.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Of the run.
+    config : Config
+        Resolved.
+    dataset : DatasetFile
+        Open.
+    requests : Requests
+        What is asked of the training from outside.
+    quiet : bool
+        Whether nothing is printed, apart from warnings.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        dataset: DatasetFile,
+        requests: Requests,
+        *,
+        quiet: bool,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._dataset = dataset
+        self._requests = requests
+        self._quiet = quiet
+        self._observer = Observer()
+        self._trainer: Trainer | None = None
+        self._lock = ExitStack()
+
+    @contextmanager
+    def hold(self, communicator: Communicator) -> Iterator[None]:
+        """Keep others out of the run folder; collective."""
+        with self._lock:
+            self._take_hold(communicator)
+            yield
+
+    def _take_hold(self, communicator: Communicator) -> None:
+        on_root(communicator, lambda: self._lock.enter_context(self._folder.lock()))
+
+    def train(self, communicator: Communicator, checkpoint: Checkpoint | None) -> Run:
+        """Train from the beginning or from a checkpoint; collective.
+
+        Parameters
+        ----------
+        communicator : Communicator
+            The ranks.
+        checkpoint : Checkpoint or None
+            The same on all of them.
+        """
+        spent_s = checkpoint.facts["wall_time_s"] if checkpoint else 0.0
+        self._start_s = time.perf_counter() - spent_s
+        with blas_threads(self._config):
+            while True:
+                try:
+                    return self._train(communicator, checkpoint)
+                except RuntimeError as error:
+                    survivors = communicator.survivors(error)
+                    if survivors is None:
+                        raise
+                checkpoint = self._saved_by(survivors) or checkpoint
+                self._observer.training_stopped()
+                if survivors.gather_rows(np.array([communicator.rank]))[0]:
+                    self._take_hold(survivors)
+                communicator, self._trainer, self._observer = survivors, None, Observer()
+
+    def _train(self, communicator: Communicator, checkpoint: Checkpoint | None) -> Run:
+        """Train until the end, a stop, or the loss of a rank; collective."""
+        self._observe(communicator, checkpoint)
+        trainer = together(communicator, lambda: self._make_trainer(communicator))
+        if checkpoint is not None:
+            trainer.restore(checkpoint_snapshot(checkpoint, trainer.network))
+        self._trainer = trainer
+        remedy = f"Go on with: lockstep train --resume {self._folder.path}"
+        timeout_s = self._config.training.stall_timeout_s
+        communicator.watch_over(trainer.doing, timeout_s, remedy)
+        # A diverging training is told of in one message, not by NumPy's warnings.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            is_done = trainer.train()
+        communicator.settle()
+        return Run(self._folder, is_done, trainer.progress.step, communicator)
+
+    def _make_trainer(self, communicator: Communicator) -> Trainer:
+        return Trainer(self._config, self._dataset, communicator, self._observer, self._requests)
+
+    def _observe(self, communicator: Communicator, checkpoint: Checkpoint | None) -> None:
+        """Give the root what watches and records the training; collective."""
+        hosts = fingerprint.hosts(communicator)
+        kernels = fingerprint.kernels(communicator)
+        bindings = gather_bindings(communicator)
+        if communicator.rank != 0:
+            return
+        environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
+        environment["binding"] = {f"rank {r}": str(own) for r, own in enumerate(bindings)}
+        record = RunRecord(self._folder, self._config, self._dataset, environment, checkpoint)
+        self._observer = Observers([record] if self._quiet else [Console(terminal_width()), record])
+        if not self._quiet:
+            self._announce(communicator.world_size, checkpoint)
+            threads = self._config.training.threads_per_rank
+            _warn_of_crowding(find_crowding(bindings, threads, communicator.library))
+        _warn_of_kernels({*kernels, *read_json(self._folder.run).get("kernels", ())})
+
+    def _saved_by(self, survivors: Communicator) -> Checkpoint | None:
+        """Return the state of the rank that is the furthest, on all; collective.
+
+        None when all were still on their way to where they began.
+        """
+        own = [-1, -1]
+        if self._trainer is not None:
+            own = [self._trainer.progress.step, self._trainer.progress.epoch]
+        places = survivors.gather_rows(np.array([own])).tolist()
+        source = places.index(max(places))
+        checkpoint = None
+        if self._trainer is not None and survivors.rank == source:
+            wall_time_s = time.perf_counter() - self._start_s
+            snapshot = self._trainer.snapshot()
+            checkpoint = checkpoint_of(self._config, self._dataset, snapshot, wall_time_s)
+        return share(survivors, checkpoint, source)
+
+    def _announce(self, world_size: int, checkpoint: Checkpoint | None) -> None:
+        config, info = self._config, self._dataset.info
+        network = network_of(config, info)
+        num_rows = info.num_samples["train"]
+        click.echo(
+            f"Training {network} ({network.num_parameters:,} parameters) on {num_rows:,} rows of "
+            f"{self._dataset.path}: ranks {world_size}, virtual ranks "
+            f"{config.training.virtual_ranks}, in {self._folder.path}"
+        )
+        if checkpoint is not None:
+            facts = checkpoint.facts
+            click.echo(f"Going on after step {facts['step']} ({facts['epoch']} epochs done)")
+            _tell_of_longer_schedule(config, facts["config"])
+
+
+def blas_threads(config: Config) -> threadpool_limits:
+    """Set the rank's BLAS threads for a while: at most one for each core that it may run on."""
+    threads = min(config.training.threads_per_rank, len(own_cores()))
+    return threadpool_limits(threads, user_api="blas")
+
+
+def _warn_of_crowding(crowding: Crowding | None) -> None:
+    if crowding is not None:
+        what = "Warning" if crowding.is_mendable else "Note"
+        click.echo(f"{what}: {crowding.text} {crowding.remedy}", err=True)
+
+
+def _warn_of_kernels(kernels: set[str]) -> None:
+    if len(kernels) > 1:
+        click.echo(
+            f"Warning: the run's ranks compute with different BLAS kernels or threads "
+            f"({'; '.join(sorted(kernels))}), so another placement of the ranks, or a run that "
+            "was never stopped, may give other bits.",
+            err=True,
+        )
+
+
+def _tell_of_longer_schedule(config: Config, before: dict[str, Any]) -> None:
+    epochs, schedule = config.training.epochs, config.optimization.schedule
+    if epochs > before["training"]["epochs"] and schedule in {"cosine", "one_cycle"}:
+        click.echo(
+            f"From here on, the learning rate takes its course over {epochs} epochs instead of "
+            f"{before['training']['epochs']}."
+        )
+
+
+def _environment(communicator: Communicator) -> dict[str, Any]:
+    return {
+        "world_size": communicator.world_size,
+        "versions": fingerprint.versions(communicator),
+        "blas": fingerprint.blas(),
+        "machine": fingerprint.machine(),
+    }
