@@ -59,6 +59,11 @@ def _without_times(line):
     return {name: value for name, value in line.items() if not name.endswith("_s")}
 
 
+def without_zeros(text):
+    """Leave out what Open MPI ends its messages with, at the beginning of somebody else's line."""
+    return text.replace("\0", "")
+
+
 class Job:
     """A command that is under way, and all processes that have come of it.
 
@@ -79,7 +84,7 @@ class Job:
 
     @property
     def stderr(self):
-        return self._errors.read_text()
+        return without_zeros(self._errors.read_text())
 
     @property
     def launcher(self):
@@ -156,7 +161,7 @@ class Program:
         return self.run(program, **self.mpi_settings, **environment)
 
     def run(self, command, **environment):
-        return subprocess.run(
+        done = subprocess.run(
             [str(word) for word in command],
             cwd=self.folder,
             env=self._environment(environment),
@@ -166,6 +171,8 @@ class Program:
             timeout=self.timeout_s,
             check=False,
         )
+        done.stderr = without_zeros(done.stderr)
+        return done
 
     @contextlib.contextmanager
     def started(self, *command, **environment):

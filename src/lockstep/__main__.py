@@ -2,25 +2,25 @@
 
 import os
 import sys
+from pathlib import Path
 
 from lockstep.errors import INTERRUPTED
-from lockstep.parallel.failure import end
+from lockstep.parallel.failure import end, leave
 
 
 def main() -> None:
     """Run `lockstep`; the console script and `python -m lockstep`."""
+    # Python has no stream where the file is closed.
+    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as they
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
         from lockstep.cli import cli  # noqa: PLC0415 - a failing import must end all ranks too
 
         exit_code = cli.main(prog_name="lockstep", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting
         exit_code = end(error)
-    if exit_code == INTERRUPTED:
-        # At once: not after the checkpoints that are still to be written.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    # An interrupt does not wait for the checkpoints that are still to be written.
+    leave(exit_code, at_once=exit_code == INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
 from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
 from lockstep.parallel.connect import connect
 from lockstep.parallel.launch import Launch, rank_counts_of, refuse_ranks, start_ranks
-from lockstep.parallel.verdict import on_root, together
+from lockstep.parallel.verdict import on_living_root, together
 from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -222,23 +222,24 @@ def train(
     if resume and run_name:
         raise SharedError(f"--resume goes on in {resume}, so drop --run-name {run_name}.")
     config, changes = together(communicator, lambda: _configure(arguments, fields, resume))
-    if communicator.world_size > 1 and (num_ranks or restarts):
+    if communicator.world_size > 1 and num_ranks:
         raise SharedError(
-            "This process is one of several ranks already, so -n and --restarts make no sense "
-            "here. Drop them, or don't start lockstep by mpiexec or srun."
+            "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
+            "or don't start lockstep by mpiexec or srun."
         )
-    launch = Launch.of_options(num_ranks or 1, hosts, mpiexec_options)
+    if not num_ranks and (hosts or mpiexec_options or restarts):
+        raise SharedError("--hosts, --mpiexec-options and --restarts need -n, the number of ranks.")
+    launch = together(
+        communicator, lambda: Launch.of_options(num_ranks or 1, hosts, mpiexec_options)
+    )
     if launch.num_ranks > 1 or restarts:
-        dataset_name = _check_start(config, launch.num_ranks)
-        if not (resume or run_name):
-            # Made here, so that it is known what to resume.
-            folder = RunFolder.create_next(results, dataset_name)
-            folder.reserve()
-            run_name = folder.path.name
-        where = [f"--resume={resume}"] if resume else [f"--results={results}"]
-        where += [f"--run-name={run_name}"] if run_name else []
+        dataset_name = _check_start(config, launch)
+        # A new folder is made here, so that it is known what to resume.
+        folder = RunFolder(resume) if resume else RunFolder.claim(results, run_name, dataset_name)
+        where = [f"--results={results}", f"--run-name={folder.path.name}"]
+        where = [f"--resume={resume}"] if resume else where
         words = ["train", *arguments, *where, *_words(fields)]
-        return _supervise(launch, resume or results / run_name, words, restarts)
+        return _supervise(launch, folder, words, restarts, is_new=not resume)
     from lockstep.train.requests import Requests, listen
     from lockstep.train.run import resume_training, run_training
 
@@ -250,7 +251,7 @@ def train(
             run = run_training(config, communicator, results, run_name, requests)
         finish = _finish if run.is_done else _tell_of_stop
         # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
-        on_root(run.communicator, lambda: finish(run))
+        on_living_root(run.communicator, lambda: finish(run))
     return 0 if run.is_done else RESUMABLE
 
 
@@ -398,35 +399,40 @@ def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str
     return (Path(files[0]) if files else None), unknown
 
 
-def _check_start(config: Config, num_ranks: int) -> str:
+def _check_start(config: Config, launch: Launch) -> str:
     """Check before the launch what can be checked in one process; return the data set's name."""
     from lockstep.train.room import check_room_here
     from lockstep.train.run import open_dataset, resolve
 
-    with open_dataset(resolved := resolve(config, num_ranks)) as dataset:
-        check_room_here(resolved, dataset.info, num_ranks)
+    with open_dataset(resolved := resolve(config, launch.num_ranks)) as dataset:
+        if not (launch.hosts or launch.options):
+            check_room_here(resolved, dataset.info, launch.num_ranks)
         return dataset.info.name
 
 
-def _supervise(launch: Launch, path: Path, words: list[str], restarts: int) -> int:
+def _supervise(
+    launch: Launch, folder: RunFolder, words: list[str], restarts: int, *, is_new: bool
+) -> int:
     """Train on ranks, and go on when one was lost."""
     from lockstep.parallel.supervisor import supervise
 
-    folder, starts = RunFolder(path), count()
+    starts, finished_before = count(), folder.finished_ns
 
     def next_arguments() -> list[str]:
-        if next(starts) == 0:
-            return words
-        folder.wait_until_free()
-        # Without a configuration, the run had not begun yet.
-        is_new = not folder.config.is_file()
+        if next(starts):
+            folder.wait_until_free()
+            if folder.config.is_file() and is_new:
+                return ["train", f"--resume={folder.path}"]
         if is_new:
-            folder.discard()
-        return words if is_new else ["train", f"--resume={folder.path}"]
+            folder.reserve()
+        return words
 
-    remedy = f"Go on with: lockstep train --resume {path}"
-    exit_code = supervise(launch, next_arguments, folder.summary.is_file, restarts, remedy)
-    if folder.take_reservation():
+    def is_done() -> bool:
+        return folder.finished_ns not in {None, finished_before}
+
+    remedy = f"Go on with: lockstep train --resume {folder.path}"
+    exit_code = supervise(launch, next_arguments, is_done, restarts, remedy)
+    if is_new and not folder.config.is_file():
         folder.discard()
     return exit_code
 

@@ -53,13 +53,9 @@ def hosts():
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    ("num_ranks", "placement", "memory"),
-    [(2, "-ppn 1", "own memory, "), (4, "-ppn 2", "shared memory, "), (3, "-ppn 2", "shared")],
-)
-def test_ranks_on_two_hosts_give_the_bits_of_one_process(
-    program, hosts, digits_file, num_ranks, placement, memory
-):
+@pytest.fixture
+def launcher(program, hosts):
+    """Return mpiexec's options to reach the hosts."""
     mpiexec = Path(program.python).with_name("mpiexec")
     told = subprocess.run([mpiexec, "--version"], check=True, capture_output=True, text=True)
     if "HYDRA" not in told.stdout:
@@ -69,13 +65,25 @@ def test_ranks_on_two_hosts_give_the_bits_of_one_process(
     launcher = program.folder / "launcher"
     launcher.write_text(LAUNCHER)
     launcher.chmod(0o755)
+    return ["-localhost", ADDRESSES[0], "-launcher", "ssh", "-launcher-exec", str(launcher)]
+
+
+NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "placement", "memory"),
+    [(2, "-ppn 1", "own memory, "), (4, "-ppn 2", "shared memory, "), (3, "-ppn 2", "shared")],
+)
+def test_ranks_on_two_hosts_give_the_bits_of_one_process(
+    program, hosts, launcher, digits_file, num_ranks, placement, memory
+):
     train = ("train", "--data", digits_file, "--epochs", "3", "--virtual-ranks", "4")
     done = program.run([
-        "ip", "netns", "exec", hosts[0], mpiexec, "-hosts", ",".join(ADDRESSES),
-        "-localhost", ADDRESSES[0], "-launcher", "ssh", "-launcher-exec", launcher,
-        *placement.split(), "-n", num_ranks,
+        "ip", "netns", "exec", hosts[0], Path(program.python).with_name("mpiexec"),
+        "-hosts", ",".join(ADDRESSES), *launcher, *placement.split(), "-n", num_ranks,
         program.python, "-m", "lockstep", *train, "--run-name", "hosts",
-    ], MPIR_CVAR_CH4_NETMOD="ofi", FI_PROVIDER="tcp")  # fmt: skip
+    ], **NETWORK)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert program(*train, "--run-name", "alone").returncode == 0
     digests = [program.summary(run)["weights_sha256"] for run in ("hosts", "alone")]
@@ -84,3 +92,31 @@ def test_ranks_on_two_hosts_give_the_bits_of_one_process(
     assert len(facts["hosts"]) == 2
     assert facts["reduction"].startswith(memory)
     assert "between" in facts["reduction"]
+
+
+def test_when_a_host_is_lost_the_job_goes_on_with_the_ranks_that_are_left(
+    program, hosts, launcher, digits_file
+):
+    train = ("train", "--data", digits_file, "--epochs", "60", "--virtual-ranks", "4")
+    command = [
+        "ip", "netns", "exec", hosts[0], Path(program.python).with_name("lockstep"), *train,
+        "--run-name", "run", "--stall-timeout-s", "3", "-n", "3", "--hosts", ",".join(ADDRESSES),
+        f"--mpiexec-options={' '.join(launcher)}", "--restarts", "1",
+    ]  # fmt: skip
+    try:
+        with program.running(command, **NETWORK) as job:
+            program.wait_for((program.folder / "results/run/metrics.jsonl").exists)
+            ip("-n", hosts[0], "link", "set", "link1", "down")
+            # What was started on the lost host is out of the launcher's reach.
+            exit_code = job.process.wait(120)
+    finally:
+        ip("-n", hosts[0], "link", "set", "link1", "up")
+    assert exit_code == 0, job.stderr
+    errors = [line for line in job.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, job.stderr
+    assert f"({hosts[1]}) has not been heard of for 3 s" in errors[0]
+    assert f"Warning: {ADDRESSES[1]} can't be reached any more." in job.stderr
+    assert "Restart 1 of 1, on 1 rank." in job.stderr
+    assert program(*train, "--run-name", "alone").returncode == 0
+    digests = [program.summary(run)["weights_sha256"] for run in ("run", "alone")]
+    assert digests[0] == digests[1]

@@ -1,5 +1,6 @@
 """One rank fails, all ranks end, and one message says why."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -68,10 +69,20 @@ def test_an_existing_run_folder_is_never_written_to(program, digits_file):
         ("report", "the plot broke", 1),
     ],
 )
-def test_a_failure_on_one_rank_ends_all(program, digits_file, point, message, exit_code, rank):
+def test_a_failure_on_one_rank_ends_all(
+    program, digits_file, ledger, point, message, exit_code, rank
+):
     if point in {"save", "report"} and rank:
         rank = 0  # only the root does these
+    began_s = time.time()
     done = program.on_ranks(3, FAIL_AT, rank, point, *TRAIN, "--data", digits_file)
+    ledger.record(
+        fault=f"exception in: {point}",
+        ranks=3,
+        seconds=time.time() - began_s,
+        exit_code=done.returncode,
+        messages=len(errors_in(done)),
+    )
     assert done.returncode == exit_code, done.stderr
     assert message in done.stderr, done.stderr
     is_bug = exit_code == 1 and point != "save"

@@ -146,6 +146,30 @@ def test_the_same_under_a_launcher_of_the_users_own(
     assert digest == uninterrupted, resumed.stderr
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_hangs_outside_of_steps_is_noticed_too(
+    program, digits_file, uninterrupted, ledger, rank
+):
+    marker = program.folder / "marker"
+    command = [*ARGUMENTS, "--data", digits_file, "--run-name", "run", "-n", "2"]
+    done = program(*command, **injected("hang in evaluation", rank, 30, marker))
+    assert done.returncode == RANK_LOST
+    (error,) = errors_in(done.stderr)
+    assert error.startswith(f"Error: Rank {rank} has made no progress for {STALL_S} s, in phase ")
+    assert "phase evaluation after step 46, and the others wait for it." in error
+    assert program("train", "--resume", "results/run").returncode == 0
+    digest = program.summary("run")["weights_sha256"]
+    ledger.record(
+        fault="hang in evaluation",
+        ranks=2,
+        seconds=time.time() - marker.stat().st_mtime,
+        exit_code=done.returncode,
+        messages=1,
+        same_bits=digest == uninterrupted,
+    )
+    assert digest == uninterrupted
+
+
 @pytest.mark.parametrize(("fault", "num_ranks", "rank", "step"), list(cases(HARMLESS)))
 def test_a_slow_rank_is_waited_for(
     program, digits_file, uninterrupted, ledger, fault, num_ranks, rank, step

@@ -52,7 +52,9 @@ class Wrapper:
         """Pass it on."""
         self._communicator.meet()
 
-    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+    def watch_over(
+        self, look: Callable[[], Doing] | None, timeout_s: float = 0.0, remedy: str = ""
+    ) -> None:
         """Pass it on."""
         self._communicator.watch_over(look, timeout_s, remedy)
 

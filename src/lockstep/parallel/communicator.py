@@ -157,13 +157,15 @@ class Communicator(Protocol):
     def meet(self) -> None:
         """Wait for all ranks, without keeping a core busy."""
 
-    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+    def watch_over(
+        self, look: Callable[[], Doing] | None, timeout_s: float = 0.0, remedy: str = ""
+    ) -> None:
         """Have the other ranks told what this one is doing, so that they notice when it hangs.
 
         Parameters
         ----------
-        look : callable
-            Called by another thread, again and again.
+        look : callable or None
+            Called by another thread, again and again. None: nothing that it could hang in.
         timeout_s : float
             How long a rank may be silent or stand still; 0: for ever.
         remedy : str

@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from types import TracebackType
+from types import ModuleType, TracebackType
+from typing import NoReturn
 
 import click
 
@@ -14,6 +16,9 @@ from lockstep.parallel.launch import launched_as
 
 # What the launcher has not passed on before the abort, such as the reason for it, may be lost.
 PASS_ON_S = 0.3
+# The rank that tells the errors of all, as the launcher has counted; in the environment of a
+# process that has gone on without a rank that has died.
+TELLER = "LOCKSTEP_TELLER"
 
 
 def end(error: BaseException) -> int:
@@ -32,17 +37,53 @@ def end(error: BaseException) -> int:
     rank, world_size = launched_as()
     if isinstance(error, click.ClickException | SharedError):
         # It is raised on every rank, and all of them end by themselves.
-        if rank == 0 and isinstance(error, click.ClickException):
+        if rank != int(os.environ.get(TELLER, "0")):
+            pass
+        elif isinstance(error, click.ClickException):
             error.show()
-        elif rank == 0:
+        else:
             click.echo(f"Error: {error}", err=True)
         return error.exit_code if isinstance(error, SharedError) else USER_ERROR
     exit_code, message = _verdict(error)
-    if message:
+    # Several ranks may fail with the same, each by itself.
+    if message and _is_first_to_tell():
         where = f"Rank {rank}: " if world_size > 1 else ""
         click.echo(f"Error: {where}{message}", err=True)
     abort_ranks(exit_code)
     return exit_code
+
+
+def leave(exit_code: int, *, at_once: bool) -> NoReturn:
+    """End this process: at once, or in good order, as far as its MPI library can do that."""
+    # Open MPI's finalization may wait for ever for a rank that has died.
+    if not (at_once or TELLER in os.environ):
+        sys.exit(exit_code)
+    if not at_once:
+        _wait_for_threads()
+    _watch().close_all()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def _wait_for_threads() -> None:
+    """Wait, as Python does at its end, for threads such as the one that writes checkpoints."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+
+
+def _watch() -> ModuleType:
+    from lockstep.parallel import watch  # noqa: PLC0415 - it imports this
+
+    return watch
+
+
+def _is_first_to_tell() -> bool:
+    try:
+        return bool(_watch().is_first_to_tell("failure"))
+    except ImportError:
+        return True
 
 
 def end_on_exceptions() -> None:

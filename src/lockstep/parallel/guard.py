@@ -9,28 +9,40 @@ import select
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+
+from lockstep.errors import UserError
+from lockstep.parallel.failure import PASS_ON_S
 
 # Python from a slow network file system may come late on some hosts.
-_START_S = float(os.environ.get("LOCKSTEP_START_TIMEOUT_S", "120"))
-# The root tells the news; the next rank, if the root is the one that is missing.
-_TELLERS = 2
-_NEXT_TELLER_S = 5.0
-# What the launcher has not passed on before a rank dies may be lost.
-_PASS_ON_S = 0.3
+_START_S = 120.0
+_VARIABLE = "LOCKSTEP_START_TIMEOUT_S"
+# The first of the ranks that are there tells the news and ends the others.
+_NEXT_RANK_S = 5.0
+_LATEST_S = 60.0
 
 
 @contextmanager
 def guarded(rank: int, world_size: int) -> Iterator[None]:
-    """End this process, with a message, if the block takes too long."""
-    if rank >= _TELLERS or not hasattr(os, "fork"):
+    """End this process, with a message, if the block takes too long.
+
+    Raises
+    ------
+    UserError
+        When the environment sets a limit that is no number.
+    """
+    limit_s = _limit_s() + min(rank * _NEXT_RANK_S, _LATEST_S)
+    if not hasattr(os, "fork"):
         yield
         return
     ours, theirs = os.pipe()
     guard = os.fork()
     if guard == 0:
-        _wait(ours, _START_S + rank * _NEXT_TELLER_S, os.getppid(), world_size)
+        try:
+            _wait(ours, limit_s, os.getppid(), world_size)
+        finally:
+            # Whatever happens, what the rank does must not be done twice.
+            os._exit(0)
     os.close(ours)
     try:
         yield
@@ -39,8 +51,18 @@ def guarded(rank: int, world_size: int) -> Iterator[None]:
         os.waitpid(guard, 0)
 
 
-def _wait(pipe: int, limit_s: float, rank_process: int, world_size: int) -> NoReturn:
-    """Wait until the other end of the pipe is closed, and end; or end the rank as well."""
+def _limit_s() -> float:
+    text = os.environ.get(_VARIABLE, str(_START_S))
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{_VARIABLE}={text}: a number of seconds, please.") from error
+
+
+def _wait(pipe: int, limit_s: float, rank_process: int, world_size: int) -> None:
+    """Wait until the other end of the pipe is closed; or end the rank."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     # What the launcher and the rank tell each other is not to be held open here.
     os.closerange(3, pipe)
     os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
@@ -49,14 +71,14 @@ def _wait(pipe: int, limit_s: float, rank_process: int, world_size: int) -> NoRe
         # Second by second, so that a time in which the whole job is stopped does not count.
         ready, _, _ = select.select([pipe], [], [], 1.0)
         if ready:
-            os._exit(0)
+            return
         waited_s += 1.0
     message = (
         f"Error: Not all of the {world_size} ranks have come to start MPI within {limit_s:.0f} s. "
         "See to the processes and hosts of the others: stopped, out of memory, or waiting for a "
-        "file system? LOCKSTEP_START_TIMEOUT_S sets another limit.\n"
+        f"file system? {_VARIABLE} sets another limit.\n"
     )
-    os.write(2, message.encode())
-    time.sleep(_PASS_ON_S)
+    with suppress(OSError):
+        os.write(2, message.encode())
+    time.sleep(PASS_ON_S)
     os.kill(rank_process, signal.SIGKILL)
-    os._exit(0)

@@ -9,6 +9,7 @@ import select
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -17,8 +18,10 @@ from lockstep.parallel.judge import Beat
 # Which kind of message, then what a `Beat` holds.
 _LAYOUT = struct.Struct("!cq32s??dQ")
 _HELLO = struct.Struct("!16sq")
-_BEAT, _FAREWELL, _ABORT = b"b", b"f", b"a"
+_BEAT, _FAREWELL, _ABORT, _SIGNAL = b"b", b"f", b"a", b"s"
 _PATIENCE_S = 2.0
+# How long the root, which may be busy, is waited for.
+_CALL_S = 20.0
 TOKEN_BYTES = 16
 
 
@@ -36,6 +39,8 @@ class Connection:
         Whether the other end has said farewell.
     is_aborting : bool
         Whether it has said that it ends all ranks, and why.
+    signals : list of int
+        Signals that it has passed on.
     """
 
     def __init__(self, stream: socket.socket) -> None:
@@ -43,6 +48,7 @@ class Connection:
         self._received = b""
         self.has_left = False
         self.is_aborting = False
+        self.signals: list[int] = []
         # A peer that is stopped must not stop who writes to it.
         stream.settimeout(_PATIENCE_S)
 
@@ -60,6 +66,10 @@ class Connection:
     def announce_abort(self) -> None:
         """Tell that this end is about to end all ranks."""
         self._send(_ABORT, 0, b"", False, False, 0.0, 0)
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal on to the other end."""
+        self._send(_SIGNAL, number, b"", False, False, 0.0, 0)
 
     def _send(self, *content: object) -> None:
         with suppress(OSError):
@@ -95,6 +105,8 @@ class Connection:
                 self.has_left = True
             elif kind == _ABORT:
                 self.is_aborting = True
+            elif kind == _SIGNAL:
+                self.signals.append(step)
             else:
                 name = phase.rstrip(b"\0").decode(errors="replace")
                 yield Beat(step, name, is_step, is_waiting, cpu_s, moved_bytes)
@@ -114,11 +126,12 @@ class Switchboard:
     num_others : int
         How many ranks there are beside the root.
     is_local : bool
-        Whether all of them are on this host; then nobody else can connect at all.
+        Whether all of them are on this host; then no other host can connect.
     """
 
     def __init__(self, token: bytes, num_others: int, *, is_local: bool) -> None:
         self._token = token
+        self._num_others = num_others
         address = "127.0.0.1" if is_local else ""
         self._server = socket.create_server((address, 0), backlog=max(128, num_others))
         self._selector = selectors.DefaultSelector()
@@ -145,13 +158,13 @@ class Switchboard:
 
     def _accept(self) -> None:
         stream, _ = self._server.accept()
-        stream.settimeout(_PATIENCE_S)
         try:
             token, rank = _HELLO.unpack(_receive_exactly(stream, _HELLO.size))
         except (OSError, struct.error):
             stream.close()
             return
-        if not hmac.compare_digest(token, self._token) or rank in self.connections:
+        is_expected = 0 <= rank <= self._num_others and rank not in self.connections
+        if not (hmac.compare_digest(token, self._token) and is_expected):
             stream.close()
             return
         self.connections[rank] = Connection(stream)
@@ -183,9 +196,13 @@ def call(addresses: list[str], port: int, token: bytes, rank: int) -> Connection
     for address in addresses:
         with suppress(OSError):
             stream = socket.create_connection((address, port), timeout=_PATIENCE_S)
-            stream.sendall(_HELLO.pack(token, rank))
-            if stream.recv(1) == _BEAT:
-                return Connection(stream)
+            stream.settimeout(_CALL_S)
+            try:
+                stream.sendall(_HELLO.pack(token, rank))
+                if stream.recv(1) == _BEAT:
+                    return Connection(stream)
+            except OSError:
+                pass
             # Some other program listens there.
             stream.close()
     return None
@@ -205,7 +222,14 @@ def own_addresses() -> list[str]:
 
 
 def _receive_exactly(stream: socket.socket, num_bytes: int) -> bytes:
+    """Return so many bytes, or fewer if they don't come soon."""
+    end_s = time.monotonic() + _PATIENCE_S
     received = b""
-    while len(received) < num_bytes and (more := stream.recv(num_bytes - len(received))):
+    while len(received) < num_bytes:
+        # However slowly they come: whoever waits here keeps the watchdog from its work.
+        stream.settimeout(max(0.001, end_s - time.monotonic()))
+        more = stream.recv(num_bytes - len(received))
+        if not more:
+            break
         received += more
     return received

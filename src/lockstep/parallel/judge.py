@@ -9,7 +9,11 @@ from dataclasses import dataclass
 # A step may take so many times as long as the slowest one so far.
 _SLOW_STEP_FACTOR = 3
 # A rank that uses less than this part of a core, and moves no data, is not at work.
-_IDLE_SHARE = 0.1
+_IDLE_SHARE = 0.02
+_BUSY_S = 1.0
+# Here a disk or a reader of the output may be slow, which costs no processor time.
+_PATIENT_PHASES = {"saving", "testing", "finishing the epoch"}
+_PATIENCE = 10
 # How long the others of a rank that has left may wait for it in vain.
 _LEFT_S = 5.0
 
@@ -23,7 +27,7 @@ class Beat:
     step : int
         Steps done.
     phase : str
-        What it does now.
+        What it does now; empty outside of a training.
     is_step : bool
         Whether that is part of a training step.
     is_waiting : bool
@@ -60,24 +64,34 @@ class Pulse:
         self.progress_s = now_s
         self.step_s = now_s
         self.slowest_step_s = 0.0
+        self._busy_since_s, self._busy_cpu_s = now_s, 0.0
         self.left_s: float | None = None
 
     def take(self, beat: Beat, now_s: float) -> None:
         """Take note of a heartbeat, and of the progress that it shows."""
-        before, elapsed_s = self.beat, now_s - self.heard_s
-        is_at_work = not beat.is_waiting and (
-            beat.moved_bytes != before.moved_bytes
-            or beat.cpu_s - before.cpu_s > _IDLE_SHARE * elapsed_s
-        )
+        before = self.beat
+        has_moved_data = beat.moved_bytes != before.moved_bytes
+        is_at_work = (self._is_busy(beat, now_s) or has_moved_data) and not beat.is_waiting
         has_moved_on = (beat.step, beat.phase) != (before.step, before.phase)
-        # How long a step takes is known after the first one, and tells more than being busy.
-        if has_moved_on or (is_at_work and not (beat.is_step and beat.step)):
+        # Once it is known how long a step takes, that tells more than being busy.
+        if has_moved_on or (is_at_work and not (beat.is_step and self.slowest_step_s)):
             self.progress_s = now_s
-        if beat.step != before.step:
-            if before.step and before.is_step:
-                self.slowest_step_s = max(self.slowest_step_s, now_s - self.step_s)
+        if beat.step > before.step:
+            began_s = self.step_s if before.is_step else self.heard_s
+            self.slowest_step_s = max(self.slowest_step_s, now_s - began_s)
+        if (beat.step, beat.is_step) != (before.step, before.is_step):
             self.step_s = now_s
         self.beat, self.heard_s = beat, now_s
+
+    def _is_busy(self, beat: Beat, now_s: float) -> bool:
+        """Return whether the process uses processor time, as seen once a second or so."""
+        elapsed_s = now_s - self._busy_since_s
+        if elapsed_s < _BUSY_S:
+            # Heartbeats may come in bunches.
+            return False
+        used_s = beat.cpu_s - self._busy_cpu_s
+        self._busy_since_s, self._busy_cpu_s = now_s, beat.cpu_s
+        return used_s > _IDLE_SHARE * elapsed_s
 
     def shift(self, pause_s: float) -> None:
         """Leave out a time in which the judge itself did not run."""
@@ -93,6 +107,8 @@ class Pulse:
         beat = self.beat
         if beat.is_step:
             return f"in step {beat.step + 1}, phase {beat.phase}"
+        if not beat.phase:
+            return f"after step {beat.step}" if beat.step else "at its start"
         return f"in phase {beat.phase}" + (f" after step {beat.step}" if beat.step else "")
 
 
@@ -164,7 +180,10 @@ class Judge:
     def stuck(self, now_s: float) -> str | None:
         """Return which rank holds up all of them, None if none does."""
         there, limit_s = self._there, self.limit_s
-        if not (self.timeout_s and there):
+        if any(pulse.beat.phase in _PATIENT_PHASES for pulse in there):
+            limit_s *= _PATIENCE
+        # Whoever doesn't train may do what he likes.
+        if not (self.timeout_s and there and all(pulse.beat.phase for pulse in there)):
             return None
         if now_s - max(pulse.progress_s for pulse in there) <= limit_s:
             return None

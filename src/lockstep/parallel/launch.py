@@ -106,15 +106,19 @@ class Launch:
         Raises
         ------
         UserError
-            When there are fewer ranks than hosts.
+            When there are fewer ranks than hosts, or options that no shell could read.
         """
+        try:
+            words = tuple(shlex.split(options))
+        except ValueError as error:
+            raise UserError(f"--mpiexec-options {options}: {error}.") from error
         names = [name.strip() for name in hosts.split(",") if name.strip()]
         if len(names) > num_ranks:
             raise UserError(
                 f"--hosts names {len(names)} hosts, but there are {num_ranks} ranks (-n)."
             )
         counts = {name: len(block(i, len(names), num_ranks)) for i, name in enumerate(names)}
-        return cls(num_ranks, counts, tuple(shlex.split(options)))
+        return cls(num_ranks, counts, words)
 
     def on_hosts(self, hosts: Mapping[str, int]) -> "Launch":
         """Return the same launch on some hosts."""

@@ -21,6 +21,9 @@ from lockstep.parallel.choice import fastest, self_test
 from lockstep.parallel.communicator import Doing, Reduction
 from lockstep.parallel.crowding import find_crowding
 from lockstep.parallel.exchange import AllToAll, Direct, Exchange, HalvingDoubling, Request
+from lockstep.parallel.failure import TELLER
+from lockstep.parallel.heartbeat import Connection
+from lockstep.parallel.launch import launched_as
 from lockstep.parallel.library import LibraryReduction
 from lockstep.parallel.ordered import Memory, OrderedReduction, OwnMemory, Place
 from lockstep.parallel.single import LocalReduction
@@ -137,7 +140,6 @@ class MPIRanks:
             else:
                 time.sleep(_REST_S)
 
-    @_waits
     def reduction(
         self,
         kind: str,
@@ -157,10 +159,9 @@ class MPIRanks:
         self_test(reduction, self, num_virtual_ranks, in_order=is_ordered)
         return reduction
 
-    def begin_watch(self) -> None:
-        """Start the watchdogs, if there is anybody to be watched; collective."""
-        if self.world_size > 1:
-            self._watch = watch.begin(self, self.abort, can_lose_ranks=self.can_lose_ranks)
+    def begin_watch(self, supervisor: Connection | None = None) -> None:
+        """Start the watchdogs, perhaps with a connection that there is; collective."""
+        self._watch = watch.begin(self, self.abort, supervisor, can_lose_ranks=self.can_lose_ranks)
 
     @property
     def can_lose_ranks(self) -> bool:
@@ -168,11 +169,13 @@ class MPIRanks:
         is_asked_for = os.environ.get(_FAULT_TOLERANCE) == "1"
         return is_asked_for and self.world_size > 1
 
-    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+    def watch_over(
+        self, look: Callable[[], Doing] | None, timeout_s: float = 0.0, remedy: str = ""
+    ) -> None:
         """Tell the watchdog where to look."""
         if self._watch is not None:
-            self._watch.look, self._watch.remedy = look, remedy
-            self._watch.set_timeout(timeout_s)
+            self._watch.look, self._watch.remedy = look or watch.idle, remedy
+            self._watch.set_timeout(timeout_s if look else watch.DEFAULT_TIMEOUT_S)
 
     def survivors(self, error: Exception) -> "MPIRanks | None":
         """Return the ranks that are left, when the error tells of the loss of one.
@@ -190,8 +193,11 @@ class MPIRanks:
         for comm in (*self._parts, self._comm):
             comm.Revoke()
         survivors = MPIRanks(self._comm.Shrink())
+        launched = survivors.gather_rows(np.array([launched_as()[0]], np.int64))
+        os.environ[TELLER] = str(launched[0])
+        supervisor = self._watch.hand_over() if self._watch is not None else None
         watch.close_all()
-        survivors.begin_watch()
+        survivors.begin_watch(supervisor)
         return survivors
 
     def settle(self) -> None:

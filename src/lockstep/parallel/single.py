@@ -53,7 +53,9 @@ class SingleProcess:
     def meet(self) -> None:
         """Nobody else is there."""
 
-    def watch_over(self, look: Callable[[], Doing], timeout_s: float, remedy: str) -> None:
+    def watch_over(
+        self, look: Callable[[], Doing] | None, timeout_s: float = 0.0, remedy: str = ""
+    ) -> None:
         """Nobody else is there."""
 
     def survivors(self, error: Exception) -> None:

@@ -1,10 +1,12 @@
 """The supervisor: starts the ranks, and starts them again when one of them has died."""
 
 import json
+import math
 import os
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,6 +25,8 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _FINAL = (FAILURE, USER_ERROR, INTERRUPTED, RESUMABLE)
 # A host that can be reached starts a program within this time.
 _PROBE_S = 20
+# What a launcher may take to end when a rank has died.
+_ENDING_S = 15
 # How soon the end of the launcher is noticed.
 _LOOK_S = 0.05
 
@@ -59,13 +63,12 @@ def supervise(
         exit_code = attempt.run(next_arguments())
         if exit_code == 0 and is_done():
             return 0
-        if exit_code in _FINAL or attempt.stops:
+        if attempt.was_stopped or (exit_code in _FINAL and not attempt.has_lost_rank):
             return exit_code if exit_code in _FINAL else RESUMABLE
         if restart < num_restarts:
             launch = without_lost_hosts(launch)
-            click.echo(
-                f"Restart {restart + 1} of {num_restarts}, on {launch.num_ranks} ranks.", err=True
-            )
+            ranks = f"{launch.num_ranks} rank{'s' * (launch.num_ranks > 1)}"
+            click.echo(f"Restart {restart + 1} of {num_restarts}, on {ranks}.", err=True)
     return RANK_LOST if attempt.has_begun else FAILURE
 
 
@@ -76,21 +79,23 @@ class _Attempt:
 
     Attributes
     ----------
-    stops : list of int
-        The signals to stop that were passed on.
+    was_stopped : bool
+        Whether a signal to stop was passed on.
     has_begun : bool
-        Whether any rank was heard of.
+        Whether any rank was heard of; a single one never calls.
     """
 
     def __init__(self, launch: Launch, remedy: str) -> None:
         self._launch = launch
         self._remedy = remedy
         self._judge = Judge([f"Rank {rank}" for rank in range(launch.num_ranks)], 0.0)
-        self.stops: list[int] = []
-        self.has_begun = False
+        self.was_stopped = False
+        self._signals: list[int] = []
+        self.has_begun = launch.num_ranks == 1
         self._is_told = False
         self._dead: int | None = None
         self._is_fresh = False
+        self._deadline_s = math.inf
 
     def run(self, arguments: list[str]) -> int:
         """Run `lockstep ARGUMENTS...` on the ranks, and return the launcher's exit code."""
@@ -101,13 +106,13 @@ class _Attempt:
         addresses = ["127.0.0.1"] if is_local else own_addresses()
         where = json.dumps([token, board.port, addresses])
         command, environment = self._launch.command(arguments, {SUPERVISOR: where})
-        # In a session of its own, the terminal's Ctrl-C reaches it once, from here.
-        process = subprocess.Popen(  # noqa: S603 - our own program
-            command, env=environment, start_new_session=True
-        )
-        with _passing_on(process, self.stops):
+        with _noting(self._signals):
+            # In a session of its own, the terminal's Ctrl-C reaches it once, from here.
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                command, env=environment, start_new_session=True
+            )
             self._listen(board, process)
-        if self._dead is not None:
+        if self._dead is not None and process.returncode:
             text = self._judge.has_died(self._dead, is_fresh=self._is_fresh)
             click.echo(f"Error: {text} {self._remedy}", err=True)
         elif process.returncode and not self.has_begun:
@@ -122,33 +127,62 @@ class _Attempt:
         is_running = True
         while is_running:
             is_running = process.poll() is None
-            for rank, beats in board.events(_LOOK_S):
-                self.has_begun = True
-                self._hear(rank, beats, board.connections[rank])
+            self._pass_signals_on(board, process)
+            self._hear_all(board, _LOOK_S)
+            if is_running and time.monotonic() > self._deadline_s:
+                # It waits for a host that is lost.
+                os.killpg(process.pid, signal.SIGKILL)
+        # The last ones may have come while the launcher ended.
+        while self._hear_all(board, 0.0):
+            pass
         board.close()
+
+    @property
+    def has_lost_rank(self) -> bool:
+        """Whether a rank has died before any other has ended the job."""
+        return self._dead is not None
+
+    def _hear_all(self, board: Switchboard, timeout_s: float) -> bool:
+        """Hear what has come within a time, and return whether anything has."""
+        events = list(board.events(timeout_s))
+        for rank, beats in events:
+            self.has_begun = True
+            self._hear(rank, beats, board.connections[rank])
+        return bool(events)
+
+    def _pass_signals_on(self, board: Switchboard, process: subprocess.Popen[bytes]) -> None:
+        """Pass signals on to one rank: those that are for all, the ranks tell each other."""
+        while self._signals:
+            number = self._signals.pop(0)
+            self.was_stopped |= number in _STOPPING
+            if board.connections:
+                # Not by way of the launcher: Open MPI's would end all ranks at once.
+                board.connections[min(board.connections)].pass_on(number)
+            else:
+                process.send_signal(number)
 
     def _hear(self, rank: int, beats: list[Beat] | None, connection: Connection) -> None:
         for beat in beats or ():
             self._judge.take(rank, beat, 0.0)
             self._is_fresh = self._dead is not None
         # A rank that ends the others has told why.
-        self._is_told |= bool(self.stops) or (connection.is_aborting and self._dead is None)
+        self._is_told |= self.was_stopped or (connection.is_aborting and self._dead is None)
         is_death = beats is None and not connection.has_left
+        if connection.is_aborting:
+            self._deadline_s = min(self._deadline_s, time.monotonic() + _ENDING_S)
         if is_death and not self._is_told and self._dead is None:
             self._dead = rank
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen[bytes], stops: list[int]) -> Iterator[None]:
-    """Pass signals on to a process, and take note of those that are to stop it."""
+def _noting(signals: list[int]) -> Iterator[None]:
+    """Take note of signals instead of being ended by them."""
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def take_note(number: int, frame: FrameType | None) -> None:
         del frame
-        if number in _STOPPING:
-            stops.append(number)
-        process.send_signal(number)
+        signals.append(number)
 
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    before = {number: signal.signal(number, take_note) for number in _PASSED_ON}
     try:
         yield
     finally:

@@ -78,6 +78,18 @@ def on_root(communicator: Communicator, task: Callable[[], Result]) -> Result | 
     return result
 
 
+def on_living_root(communicator: Communicator, task: Callable[[], Result]) -> Result | None:
+    """Run a task on the root rank, and when that dies, again on the next one; see `on_root`."""
+    while True:
+        try:
+            return on_root(communicator, task)
+        except RuntimeError as error:
+            survivors = communicator.survivors(error)
+            if survivors is None:
+                raise
+            communicator = survivors
+
+
 def on_first_ranks(
     communicator: Communicator, num_ranks: int, task: Callable[[Communicator], Result]
 ) -> Result | None:

@@ -5,12 +5,12 @@ of them go on while MPI blocks the ranks themselves.
 """
 
 import atexit
+import hashlib
 import json
 import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +32,14 @@ from lockstep.parallel.heartbeat import (
     own_addresses,
 )
 from lockstep.parallel.judge import Beat, Judge
+from lockstep.parallel.launch import launched_as
 
 DEFAULT_TIMEOUT_S = 60.0
 # Where a supervisor listens.
 SUPERVISOR = "LOCKSTEP_SUPERVISOR"
 # Those of this process.
 _watches: "list[Watch]" = []
-_BEAT_S = 1.0
+_BEAT_S = 0.5
 # The least number of heartbeats in the time that silence is put up with.
 _BEATS_PER_TIMEOUT = 5
 # A launcher that can't end this rank is not waited for any longer.
@@ -55,6 +56,8 @@ class Crew:
     ----------
     rank : int
         This process.
+    names : list of str
+        By rank: its number as the launcher has counted, and its host, for people.
     hosts : list of str
         By rank.
     token : str
@@ -64,23 +67,20 @@ class Crew:
     """
 
     rank: int
+    names: list[str]
     hosts: list[str]
     token: str
     can_lose_ranks: bool
 
     @property
-    def names(self) -> list[str]:
-        """Rank and host, for people."""
-        are_together = len(set(self.hosts)) == 1
-        return [
-            f"Rank {rank}" if are_together else f"Rank {rank} ({host})"
-            for rank, host in enumerate(self.hosts)
-        ]
-
-    @property
     def place_of_host(self) -> int:
         """Which of the hosts this one is."""
         return list(dict.fromkeys(self.hosts)).index(self.hosts[self.rank])
+
+
+def idle() -> Doing:
+    """Return what a rank does that doesn't train: nothing that it could hang in."""
+    return Doing(0, "")
 
 
 Line = TypeVar("Line", Switchboard, Connection)
@@ -117,7 +117,7 @@ class Watch:
         abort: Callable[[int], None],
         supervisor: Connection | None = None,
     ) -> None:
-        self.look: Callable[[], Doing] = lambda: Doing(0, "start-up")
+        self.look: Callable[[], Doing] = idle
         self.is_waiting = False
         self.remedy = ""
         self._crew = crew
@@ -127,6 +127,8 @@ class Watch:
         self._judge = Judge(crew.names, time.monotonic())
         self.set_timeout(DEFAULT_TIMEOUT_S)
         self._is_closed = threading.Event()
+        self._left_out: set[int] = set()
+        self._moved_bytes = _MovedBytes()
         self._parent = os.getppid()
         self._tellers: list[socket.socket] = []
         _watches.append(self)
@@ -135,6 +137,11 @@ class Watch:
         elif line is not None:
             self._start(self._watch_root, line)
 
+    def hand_over(self) -> Connection | None:
+        """Return the connection with the supervisor, which another watch takes over."""
+        supervisor, self._supervisor = self._supervisor, None
+        return supervisor
+
     def set_timeout(self, timeout_s: float) -> None:
         """Put up with silence and standstill for so long; 0: for ever."""
         self._judge.timeout_s = timeout_s
@@ -142,6 +149,7 @@ class Watch:
 
     def leave_out(self, ranks: Sequence[int]) -> None:
         """Watch some ranks no more, because they have no connection."""
+        self._left_out.update(ranks)
         for rank in ranks:
             self._judge.ignore(rank)
         if ranks and self._crew.rank == 0:
@@ -175,7 +183,7 @@ class Watch:
             doing.is_step,
             self.is_waiting or doing.is_waiting,
             time.process_time(),
-            _moved_bytes(),
+            self._moved_bytes(),
         )
 
     def _start(self, run: Callable[[Line], None], line: Line) -> None:
@@ -224,7 +232,13 @@ class Watch:
                     self._tell_of_death(rank)
 
     def _is_supervisor_lost(self) -> bool:
-        return self._supervisor is not None and self._supervisor.receive_for(0) is None
+        """Return whether the supervisor has died, and take the signals that it passes on."""
+        if self._supervisor is None:
+            return False
+        is_lost = self._supervisor.receive_for(0) is None
+        while self._supervisor.signals:
+            os.kill(os.getpid(), self._supervisor.signals.pop(0))
+        return is_lost
 
     def _send(self, line: Switchboard | Connection, beat: Beat) -> None:
         line.send(beat)
@@ -249,7 +263,7 @@ class Watch:
 
     def _tell_of_death(self, rank: int) -> None:
         """End the job, unless the others can go on without the rank."""
-        if self._is_closed.is_set():
+        if self._is_closed.is_set() or rank in self._left_out:
             return
         # What this rank does now tells more than its last heartbeat.
         own = self._own_beat()
@@ -260,7 +274,7 @@ class Watch:
         self._judge.ignore(rank)
         if not self._crew.can_lose_ranks:
             self._end_if(text, is_told=self._supervisor is not None)
-        elif self._is_first_to_tell(rank):
+        elif self.is_first_to_tell(f"death of {self._crew.names[rank]}"):
             click.echo(f"Warning: {text} The others go on without it.", err=True)
 
     def _end_if(self, text: str | None, *, is_told: bool = False) -> None:
@@ -270,18 +284,19 @@ class Watch:
         signal.alarm(_ABORT_S)
         if self._crew.rank:
             time.sleep(_NEXT_HOST_S * self._crew.place_of_host)
-        if not is_told and self._is_first_to_tell("end"):
+        if not is_told and self.is_first_to_tell("end"):
             click.echo(f"Error: {text} {self.remedy}".rstrip(), err=True)
-            sys.stderr.flush()
         time.sleep(PASS_ON_S)
         self._abort(RANK_LOST)
 
-    def _is_first_to_tell(self, news: object) -> bool:
+    def is_first_to_tell(self, news: str) -> bool:
         """Return whether no other rank of this host has told it before."""
-        # The name is taken as long as one of the processes lives, and leaves nothing behind.
+        # The name is taken as long as one of the processes lives, and leaves nothing behind. All
+        # users of the host can see it, so it doesn't show the token.
+        name = hashlib.sha256(f"{self._crew.token} {news}".encode()).hexdigest()
         teller = socket.socket(socket.AF_UNIX)
         try:
-            teller.bind(f"\0lockstep-{self._crew.token}-{news}")
+            teller.bind(f"\0lockstep-{name}")
         except OSError:
             teller.close()
             return False
@@ -296,7 +311,12 @@ def _call_supervisor(communicator: Communicator) -> Connection | None:
     if not told:
         return None
     token, port, addresses = json.loads(told)
-    return call(addresses, port, bytes.fromhex(token), communicator.rank)
+    return call(addresses, port, bytes.fromhex(token), launched_as()[0])
+
+
+def is_first_to_tell(news: str) -> bool:
+    """Return whether no other rank of this host has told it before, as far as that is known."""
+    return all(watch.is_first_to_tell(news) for watch in _watches)
 
 
 def close_all() -> None:
@@ -312,17 +332,29 @@ def announce_abort() -> None:
         watch.announce_abort()
 
 
-def _moved_bytes() -> int:
-    """Return what this process has read and written; 0 where the system doesn't say."""
-    try:
-        lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.partition(":")[2]) for line in lines[:2])
+class _MovedBytes:
+    """Counts what this process has read and written; 0 where the system doesn't say."""
+
+    def __init__(self) -> None:
+        self._own = 0
+
+    def __call__(self) -> int:
+        try:
+            told = Path("/proc/self/io").read_text(encoding="ascii")
+        except OSError:
+            return 0
+        moved = sum(int(line.partition(":")[2]) for line in told.splitlines()[:2]) - self._own
+        # Reading this counts as well, from the next time on.
+        self._own += len(told)
+        return moved
 
 
 def begin(
-    communicator: Communicator, abort: Callable[[int], None], *, can_lose_ranks: bool
+    communicator: Communicator,
+    abort: Callable[[int], None],
+    supervisor: Connection | None = None,
+    *,
+    can_lose_ranks: bool,
 ) -> Watch:
     """Connect the ranks with the root, and watch them; collective.
 
@@ -332,20 +364,24 @@ def begin(
         The ranks.
     abort : callable
         Ends all of them with an exit code.
+    supervisor : Connection, optional
+        To the supervisor, if there is a connection already.
     can_lose_ranks : bool
         Whether the others can go on without a rank that has died.
     """
+    # Before the root can be called, for this may take a while.
+    supervisor = supervisor or _call_supervisor(communicator)
     hosts = communicator.gather_texts(socket.gethostname())
     is_local = len(set(hosts)) == 1
+    ranks = communicator.gather_texts(f"Rank {launched_as()[0]}")
+    names = ranks if is_local else [f"{r} ({h})" for r, h in zip(ranks, hosts, strict=True)]
     board, told = None, ""
     if communicator.rank == 0:
         token = secrets.token_hex(TOKEN_BYTES)
         board = Switchboard(bytes.fromhex(token), communicator.world_size - 1, is_local=is_local)
         told = json.dumps([token, board.port, ["127.0.0.1"] if is_local else own_addresses()])
     token, port, addresses = json.loads(communicator.gather_texts(told)[0])
-    crew = Crew(communicator.rank, hosts, token, can_lose_ranks)
-    supervisor = _call_supervisor(communicator)
-    # From here on, the root's watchdog answers the calls of the others.
+    crew = Crew(communicator.rank, names, hosts, token, can_lose_ranks)
     line = board or call(addresses, port, bytes.fromhex(token), communicator.rank)
     watch = Watch(crew, line, abort, supervisor)
     has_line = communicator.gather_rows(np.array([line is not None]))

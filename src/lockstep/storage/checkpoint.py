@@ -154,7 +154,7 @@ class CheckpointStore:
             When all checkpoints are damaged, a newer Lockstep wrote the newest one, or it can't
             be read at the moment. Nothing is changed then.
         """
-        self._remove_stale()
+        self.remove_stale()
         paths = self._by_step()
         for path in reversed(paths):
             try:
@@ -236,7 +236,8 @@ class CheckpointStore:
             if old not in {written, best}:
                 old.unlink()
 
-    def _remove_stale(self) -> None:
+    def remove_stale(self) -> None:
+        """Remove what a save that was killed has left behind; nobody may be saving meanwhile."""
         for pattern in _STALE:
             for path in self._folder.glob(pattern):
                 with contextlib.suppress(OSError):

@@ -84,6 +84,27 @@ class RunFolder:
                     return cls.create(candidate)
         raise AssertionError("counting never ends")
 
+    @classmethod
+    def claim(cls, results: Path, name: str, dataset_name: str) -> "RunFolder":
+        """Make a new folder in `results`, with a name or with one that is made up.
+
+        Raises
+        ------
+        UserError
+            When it is no plain name, another run has it, or it can't be made.
+        """
+        if Path(name).name != name or name == "..":
+            raise UserError(f"--run-name {name}: a plain name, please; --results names the folder.")
+        return cls.create(results / name) if name else cls.create_next(results, dataset_name)
+
+    @property
+    def finished_ns(self) -> int | None:
+        """When the run was finished, in nanoseconds of the system's clock; None if it isn't."""
+        try:
+            return self.summary.stat().st_mtime_ns
+        except OSError:
+            return None
+
     def reserve(self) -> None:
         """Leave the folder, which is new, to the process that creates it next."""
         (self.path / _RESERVED).touch()

@@ -117,6 +117,8 @@ class _RunFacts:
     best_loss: float | None
     loss_sum: float
     spent_s: dict[str, float]
+    num_skipped_steps: _CountOrZero = 0
+    num_skipped_samples: _CountOrZero = 0
 
 
 def check_run_facts(checkpoint: Checkpoint) -> None:

@@ -93,6 +93,7 @@ class RunRecord(Observer):
         """Leave in the metrics and the trace what had been written up to the checkpoint."""
         facts = checkpoint.facts
         self._folder.remove_leftovers()
+        CheckpointStore(self._folder.checkpoints).remove_stale()
         cut_json_lines(self._folder.metrics, lambda line: line["epoch"] <= facts["epoch"])
         cut_json_lines(self._folder.trace, lambda line: line["step"] <= facts["step"])
         self._session["step"] = facts["step"]

@@ -301,14 +301,7 @@ def _claim_folder(
     """Make the run folder on the root rank and tell the others its name; collective."""
 
     def claim() -> str:
-        if Path(name).name != name or name == "..":
-            raise UserError(f"--run-name {name}: a plain name, please; --results names the folder.")
-        folder = (
-            RunFolder.create(results / name)
-            if name
-            else RunFolder.create_next(results, dataset_name)
-        )
-        return folder.path.name
+        return RunFolder.claim(results, name, dataset_name).path.name
 
     own = on_root(communicator, claim)
     return RunFolder(results / communicator.gather_texts(own or "")[0])

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from lockstep.config import Config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.parallel.binding import gather_bindings, own_cores
-from lockstep.parallel.communicator import Communicator
+from lockstep.parallel.communicator import Communicator, Doing
 from lockstep.parallel.crowding import Crowding, find_crowding
 from lockstep.parallel.launch import terminal_width
 from lockstep.parallel.verdict import on_root, together
@@ -55,8 +55,8 @@ class Session:
 
     Every rank has a replica of the parameters and, where ranks can be lost, the whole optimizer
     state. One may be a step ahead of another, or may have finished an epoch that the other has
-    not: the state of the one that is the furthest is that of a run in which nothing happened.
-    So the survivors take it, divide the virtual ranks anew, and go on as if they resumed.
+    not: the state of either is that of a run in which nothing happened.
+    So the survivors take one of them, divide the virtual ranks anew, and go on as if they resumed.
 
     Parameters
     ----------
@@ -99,6 +99,7 @@ class Session:
 
     def _take_hold(self, communicator: Communicator) -> None:
         on_root(communicator, lambda: self._lock.enter_context(self._folder.lock()))
+        self._is_root = communicator.rank == 0
 
     def train(self, communicator: Communicator, checkpoint: Checkpoint | None) -> Run:
         """Train from the beginning or from a checkpoint; collective.
@@ -112,19 +113,28 @@ class Session:
         """
         spent_s = checkpoint.facts["wall_time_s"] if checkpoint else 0.0
         self._start_s = time.perf_counter() - spent_s
+        self._first_step = checkpoint.facts["step"] if checkpoint else 0
+        has_lost_rank = False
         with blas_threads(self._config):
             while True:
+                remedy = f"Go on with: lockstep train --resume {self._folder.path}"
+                timeout_s = self._config.training.stall_timeout_s
+                communicator.watch_over(self._doing, timeout_s, remedy)
                 try:
-                    return self._train(communicator, checkpoint)
+                    if has_lost_rank:
+                        checkpoint = self._recover(communicator) or checkpoint
+                    run = self._train(communicator, checkpoint)
                 except RuntimeError as error:
                     survivors = communicator.survivors(error)
                     if survivors is None:
                         raise
-                checkpoint = self._saved_by(survivors) or checkpoint
-                self._observer.training_stopped()
-                if survivors.gather_rows(np.array([communicator.rank]))[0]:
-                    self._take_hold(survivors)
-                communicator, self._trainer, self._observer = survivors, None, Observer()
+                    communicator, has_lost_rank = survivors, True
+                else:
+                    communicator.watch_over(None)
+                    return run
+
+    def _doing(self) -> Doing:
+        return self._trainer.doing() if self._trainer else Doing(self._first_step, "start-up")
 
     def _train(self, communicator: Communicator, checkpoint: Checkpoint | None) -> Run:
         """Train until the end, a stop, or the loss of a rank; collective."""
@@ -133,9 +143,6 @@ class Session:
         if checkpoint is not None:
             trainer.restore(checkpoint_snapshot(checkpoint, trainer.network))
         self._trainer = trainer
-        remedy = f"Go on with: lockstep train --resume {self._folder.path}"
-        timeout_s = self._config.training.stall_timeout_s
-        communicator.watch_over(trainer.doing, timeout_s, remedy)
         # A diverging training is told of in one message, not by NumPy's warnings.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             is_done = trainer.train()
@@ -162,22 +169,32 @@ class Session:
             _warn_of_crowding(find_crowding(bindings, threads, communicator.library))
         _warn_of_kernels({*kernels, *read_json(self._folder.run).get("kernels", ())})
 
-    def _saved_by(self, survivors: Communicator) -> Checkpoint | None:
-        """Return the state of the rank that is the furthest, on all; collective.
+    def _recover(self, survivors: Communicator) -> Checkpoint | None:
+        """Return the state to go on from, the same on all ranks that are left; collective.
 
-        None when all were still on their way to where they began.
+        None when all were still on their way to where they began. The root's own state is taken
+        where there is one, for it has told of that; otherwise that of the rank which is the
+        furthest.
         """
-        own = [-1, -1]
+        own = [-1, -1, 0]
         if self._trainer is not None:
-            own = [self._trainer.progress.step, self._trainer.progress.epoch]
+            progress = self._trainer.progress
+            own = [progress.step, progress.epoch, self._is_root]
         places = survivors.gather_rows(np.array([own])).tolist()
-        source = places.index(max(places))
+        source = 0 if places[0][2] else places.index(max(places))
         checkpoint = None
         if self._trainer is not None and survivors.rank == source:
             wall_time_s = time.perf_counter() - self._start_s
             snapshot = self._trainer.snapshot()
             checkpoint = checkpoint_of(self._config, self._dataset, snapshot, wall_time_s)
-        return share(survivors, checkpoint, source)
+        checkpoint = share(survivors, checkpoint, source)
+        self._observer.training_stopped()
+        if not survivors.sum_counts(np.array([self._is_root], np.int64))[0]:
+            # One that has died may not have let go of it yet.
+            on_root(survivors, self._folder.wait_until_free)
+            self._take_hold(survivors)
+        self._trainer, self._observer = None, Observer()
+        return checkpoint
 
     def _announce(self, world_size: int, checkpoint: Checkpoint | None) -> None:
         config, info = self._config, self._dataset.info

@@ -66,9 +66,11 @@ def test_when_all_wait_for_each_other_nobody_is_accused():
 
 
 def test_being_busy_is_no_progress_once_it_is_known_how_long_a_step_takes():
-    judge = judge_of(WAITING, beat())
+    # Quick steps, of which no single one was seen to begin and to end.
+    start = beat(0, "start-up", is_step=False)
+    judge = judge_of(start, start)
     verdicts = [hear(judge, [t], WAITING, beat(cpu_s=float(t))) for t in range(1, 100)]
-    assert next(told for told in verdicts if told)[0] == 61
+    assert next(told for told in verdicts if told)[0] == 62
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,17 @@ def test_a_rank_at_work_outside_of_steps_or_in_the_first_one_gets_on(work, place
     for t in range(1, 1000):
         busy = beat(**place, **{name: value * t for name, value in work.items()})
         assert hear(judge, [t], beat(**place, is_waiting=True), busy) is None
+
+
+def test_heartbeats_that_come_in_bunches_are_no_work():
+    start = {"phase": "start-up", "is_step": False, "step": 0}
+    judge = judge_of(beat(**start, is_waiting=True), beat(**start))
+    for now_s in range(1, 61):
+        # The watchdog's own little work, seen at the same moment.
+        for part in (0.0, 0.001):
+            judge.take(1, beat(**start, cpu_s=now_s / 1000 + part), float(now_s))
+        judge.take(0, beat(**start, is_waiting=True), float(now_s))
+    assert judge.stuck(60.5) is not None
 
 
 def test_waiting_busily_is_no_work():
@@ -103,6 +116,36 @@ def test_slow_steps_raise_the_limit():
     start_s = judge.pulses[0].progress_s
     now_s, _ = hear(judge, range(int(start_s) + 1, 1000), beat(step=4), WAITING)
     assert now_s == start_s + 151
+
+
+@pytest.mark.parametrize("first", [0, 500])
+def test_steps_longer_than_the_timeout_are_waited_for(first):
+    """A new run, and one that goes on: no step has been seen yet, and each takes 90 s."""
+    start = beat(first, "start-up", is_step=False)
+    judge = judge_of(start, start)
+    for now_s in range(1, 1000):
+        step = first + now_s // 90
+        own = [beat(step, cpu_s=float(now_s)), beat(step, "reduce", is_waiting=True)]
+        assert hear(judge, [now_s], *own) is None
+    assert judge.limit_s == 270
+    stuck = [beat(step), beat(step, "reduce", is_waiting=True)]
+    now_s, _ = hear(judge, range(1000, 2000), *stuck)
+    assert now_s == 990 + 271
+
+
+def test_whoever_does_not_train_may_do_what_he_likes():
+    idle = beat(0, "", is_step=False)
+    judge = judge_of(idle, idle)
+    assert hear(judge, range(1, 1000, 10), idle, idle) is None
+    assert hear(judge, range(1000, 1100), idle, None) is not None
+
+
+def test_a_slow_disk_is_given_more_time():
+    saving = beat(phase="saving", is_step=False)
+    judge = judge_of(saving, WAITING)
+    now_s, text = hear(judge, range(1, 1000), saving, WAITING)
+    assert now_s == 601
+    assert text.startswith("Rank 0 has made no progress for 600 s, in phase saving after step 5, ")
 
 
 def test_a_timeout_of_zero_is_none():

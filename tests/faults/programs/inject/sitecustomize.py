@@ -1,7 +1,8 @@
 """A fault in one rank in one step, in whatever way the ranks are started.
 
 Every Python with this folder on its PYTHONPATH imports it. LOCKSTEP_FAULT names the rank, the
-step, what happens there, and a file that tells when, separated by commas.
+step, what happens there, and a file that tells when, separated by commas; several faults by
+semicolons.
 """
 
 import os
@@ -38,7 +39,14 @@ def fail(_):
     raise RuntimeError("the step broke")
 
 
+def hang_in_evaluation(_):
+    from lockstep.train.evaluation import Evaluation  # noqa: PLC0415 - only in this case
+
+    Evaluation.score = lambda *_: threading.Event().wait()
+
+
 FAULTS = {
+    "hang in evaluation": hang_in_evaluation,
     "exception": fail,
     "SIGKILL": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
@@ -82,8 +90,8 @@ class Injection:
             FAULTS[self.fault](self)
 
 
-if "LOCKSTEP_FAULT" in os.environ:
-    rank, step, fault, marker = os.environ["LOCKSTEP_FAULT"].split(",")
+for entry in filter(None, os.environ.get("LOCKSTEP_FAULT", "").split(";")):
+    rank, step, fault, marker = entry.split(",")
     # A run that is restarted or resumed has no second accident.
     if launched_as() != (0, 1) and launched_as()[0] == int(rank) and not Path(marker).exists():
         from lockstep.data.batches import Batches
