@@ -70,7 +70,7 @@ def assert_names_step(error, step):
         assert int(named[1]) == step or (named[2] and int(named[1]) < step), error
     else:
         # The launcher was faster than the other ranks, and no step had been told before.
-        assert "in phase start-up or soon after" in error
+        assert "at its start or soon after" in error or "in phase start-up or soon" in error
 
 
 def injected(fault, rank, step, marker):

@@ -1,5 +1,6 @@
 """Failing together: what one rank finds wrong, all ranks learn."""
 
+import socket
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -43,7 +44,8 @@ def together(communicator: Communicator, task: Callable[[], Result]) -> Result:
         return results[0]
     if len(complaints) == 1 and all(messages):
         raise SharedError(complaints[0])
-    raise SharedError("\n".join(f"{_ranks(messages, text)}: {text}" for text in complaints))
+    names = rank_names(communicator)
+    raise SharedError("\n".join(f"{_ranks(names, messages, text)}: {text}" for text in complaints))
 
 
 def on_root(communicator: Communicator, task: Callable[[], Result]) -> Result | None:
@@ -137,6 +139,14 @@ def _messages(communicator: Communicator, own: str) -> list[str]:
     return communicator.gather_texts(own)
 
 
-def _ranks(messages: list[str], complaint: str) -> str:
-    ranks = [str(rank) for rank, message in enumerate(messages) if message == complaint]
+def rank_names(communicator: Communicator) -> list[str]:
+    """Return the ranks' numbers, with their hosts where there are several; collective."""
+    hosts = communicator.gather_texts(socket.gethostname())
+    if len(set(hosts)) == 1:
+        return [str(rank) for rank in range(len(hosts))]
+    return [f"{rank} ({host})" for rank, host in enumerate(hosts)]
+
+
+def _ranks(names: list[str], messages: list[str], complaint: str) -> str:
+    ranks = [name for name, message in zip(names, messages, strict=True) if message == complaint]
     return f"Rank {', '.join(ranks)}"

@@ -11,7 +11,7 @@ from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
-from lockstep.parallel.verdict import on_root, together
+from lockstep.parallel.verdict import on_root, rank_names, together
 from lockstep.storage.checkpoint import CheckpointStore
 from lockstep.storage.run_folder import RunFolder
 from lockstep.train import fingerprint
@@ -134,12 +134,14 @@ def _check_agreement(communicator: Communicator, config: Config, dataset: Datase
     for section, values in asdict(config).items():
         own |= {f"{section}.{name}": str(values[name]) for name in values if name != "data"}
     told = [json.loads(text) for text in communicator.gather_texts(json.dumps(own))]
-    differences = [
-        f"{name}: " + ", ".join(f"{each.get(name)} on rank {r}" for r, each in enumerate(told))
-        for name in own
-        if len({each.get(name) for each in told}) > 1
-    ]
-    if differences:
+    differing = [name for name in own if len({each.get(name) for each in told}) > 1]
+    if differing:
+        ranks = rank_names(communicator)
+        differences = [
+            f"{name}: "
+            + ", ".join(f"{e.get(name)} on rank {r}" for r, e in zip(ranks, told, strict=True))
+            for name in differing
+        ]
         raise SharedError(
             "\n  ".join(["The ranks don't mean the same run:", *differences])
             + "\nGive all of them the same configuration, data and version of Lockstep."

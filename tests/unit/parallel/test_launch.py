@@ -1,11 +1,11 @@
-"""What the environment promises, and what is done when the promise is broken."""
+"""What the environment promises, and how ranks are started."""
+
+import sys
 
 import pytest
 
-from lockstep.errors import SharedError, UserError
-from lockstep.parallel.launch import launched_as
-from lockstep.parallel.single import SingleProcess
-from lockstep.parallel.verdict import together
+from lockstep.errors import UserError
+from lockstep.parallel.launch import Launch, launched_as
 
 
 @pytest.mark.parametrize(
@@ -23,32 +23,31 @@ def test_the_launchers_promise_is_read_from_the_environment(environment, expecte
     assert launched_as(environment) == expected
 
 
-class ThreeRanks(SingleProcess):
-    """A world whose other ranks have given their verdicts already."""
-
-    def __init__(self, *others):
-        self.others = list(others)
-
-    def gather_texts(self, text):
-        return [text, *self.others]
+def test_ranks_are_spread_evenly_over_hosts():
+    launch = Launch.of_options(5, "a, b", "-launcher ssh -x 'two words'")
+    assert launch.hosts == {"a": 2, "b": 3}
+    assert launch.options == ("-launcher", "ssh", "-x", "two words")
+    assert launch.on_hosts({"b": 3}) == Launch(3, {"b": 3}, launch.options)
 
 
-def complain():
-    raise UserError("no such file")
+@pytest.mark.parametrize(("hosts", "options"), [("a,b,c", ""), ("", "'")])
+def test_launches_that_make_no_sense_are_refused(hosts, options):
+    with pytest.raises(UserError):
+        Launch.of_options(2, hosts, options)
 
 
-def test_together_returns_the_result_when_all_is_well():
-    assert together(ThreeRanks("", ""), lambda: 42) == 42
-
-
-def test_together_tells_a_common_mistake_once():
-    with pytest.raises(SharedError, match=r"^no such file$"):
-        together(ThreeRanks("no such file", "no such file"), complain)
-
-
-def test_together_names_the_odd_ranks():
-    with pytest.raises(SharedError, match=r"^Rank 1, 2: disk gone$"):
-        together(ThreeRanks("disk gone", "disk gone"), lambda: 42)
-    with pytest.raises(SharedError) as error:
-        together(ThreeRanks("", "disk gone"), complain)
-    assert str(error.value) == "Rank 2: disk gone\nRank 0: no such file"
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("MPICH Version: 5", ["-hosts", "a:1,b:2"]),
+        ("Open MPI v5", ["--host", "a:1,b:2", "-x", "LOCKSTEP_STARTED_RANKS"]),
+    ],
+)
+def test_hosts_are_told_in_the_launchers_own_words(monkeypatch, library, words):
+    monkeypatch.setattr("lockstep.parallel.launch.library_version", lambda: library)
+    monkeypatch.setattr("lockstep.parallel.launch.find_mpiexec", lambda _: "mpiexec")
+    command, environment = Launch.of_options(3, "a,b", "").command(["train"], {"OWN": "1"})
+    assert command[1 : 1 + len(words)] == words
+    assert command[-5:] == ["3", sys.executable, "-m", "lockstep", "train"]
+    assert environment["OWN"] == "1"
+    assert ("-x" in command) == ("Open MPI" in library)
