@@ -20,12 +20,12 @@ HEAD = """# Faults injected, and what became of them
 Lockstep {version} on {processor}, {cores} cores, {system}, Python {python}. Made from the test suite's own records:
 
 ```
-LOCKSTEP_LEDGER=ledger LOCKSTEP_SOAK_FAULTS=5 pytest tests/faults/test_watchdog.py tests/faults/test_survivors.py tests/faults/test_restarts.py tests/faults/test_failures.py
+LOCKSTEP_LEDGER=ledger LOCKSTEP_SOAK_FAULTS=3 pytest tests/faults/test_watchdog.py tests/faults/test_survivors.py tests/faults/test_restarts.py tests/faults/test_failures.py
 LOCKSTEP_LEDGER=ledger LOCKSTEP_SOAK_FUZZ=1 pytest tests/faults/test_fuzz.py
 python tests/faults/reliability.py ledger >results/reliability.md
 ```
 
-in one environment with MPICH's wheel and one with Open MPI's. Seconds are from the fault to the end of the last process
+in one environment with MPICH's wheel, and without LOCKSTEP_SOAK_FAULTS in one with Open MPI's. Seconds are from the fault to the end of the last process
 where the fault leaves a mark, and otherwise those of the whole job, its start included; the machine had other work too.
 With `stall_timeout_s = 3`, a rank that hangs is noticed after three seconds.
 """

@@ -9,16 +9,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lockstep.parallel.launch import library_family, library_version
+
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(
-    r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-)
+INJECT = ROOT / "tests" / "faults" / "programs" / "inject"
+
+
+def blocks_of(language):
+    text = (ROOT / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks_of("sh")
 # The two commands of the set-up are run by .ci/run, which starts from a fresh clone, and the job
 # by the tests in tests/cluster.
 SETUP = [block for block in BLOCKS if block.startswith("sh launch/")]
 CLUSTER = [block for block in BLOCKS if block.startswith("sbatch")]
 WITH_MNIST = [block for block in BLOCKS if "mnist" in block]
-OTHERS = [block for block in BLOCKS if block not in SETUP + CLUSTER + WITH_MNIST]
+WITH_OPEN_MPI = [block for block in BLOCKS if "--with-ft" in block]
+OTHERS = [block for block in BLOCKS if block not in SETUP + CLUSTER + WITH_MNIST + WITH_OPEN_MPI]
 
 
 @pytest.fixture
@@ -28,8 +37,9 @@ def shell(program):
     (program.folder / "data").mkdir()
     path = f"{Path(program.python).parent}{os.pathsep}{os.environ['PATH']}"
 
-    def run(commands):
-        done = program.run(["sh", "-eu", "-c", commands], PATH=path)
+    def run(commands, **environment):
+        environment = {"PATH": path, **program.mpi_settings, **environment}
+        done = program.run(["sh", "-eu", "-c", commands], **environment)
         assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -69,12 +79,35 @@ def test_the_commands(shell):
     # One process, four ranks and two ranks.
     assert len(set(digests[:3])) == 1
     # The flowers, a run, the same with more epochs, and once again with nothing left to do.
-    _, first, longer, again, one, two = digests[3:]
+    _, first, longer, again, restarted, one, two = digests[3:]
     assert first != longer == again
+    assert restarted == digests[0]
     assert one == two
     assert "rose" in told
     assert told.count("The same bits in all") == 2
     assert "The runs are the same, bit for bit" in told
+
+
+@pytest.mark.skipif(
+    library_family(library_version()) != "Open MPI", reason="only Open MPI survives a death"
+)
+def test_the_command_whose_ranks_survive(shell):
+    shell("lockstep convert digits data/digits.h5")
+    whole = shell("lockstep train launch/presets/digits.toml")
+    (command,) = WITH_OPEN_MPI
+    found = shell(command, PYTHONPATH=str(INJECT), LOCKSTEP_FAULT="1,40,SIGKILL,killed")
+    assert (shell.folder / "killed").exists()
+    assert "Going on after step 39" in found
+    digests = [re.findall(r"weights_sha256: (\w+)", told) for told in (whole, found)]
+    assert digests[0] == digests[1] != []
+
+
+def test_the_program(shell, program):
+    shell("lockstep convert digits data/digits.h5")
+    (text,) = blocks_of("python")
+    (shell.folder / "own.py").write_text(text)
+    assert "ranks 2, virtual ranks 4" in shell("mpiexec -n 2 python own.py")
+    assert program.summary("own")["num_epochs"] == 3
 
 
 def test_the_job_script_is_the_one_that_is_tested():

@@ -15,7 +15,7 @@ _BUSY_S = 1.0
 _PATIENT_PHASES = {"saving", "testing", "finishing the epoch"}
 _PATIENCE = 10
 # How long the others of a rank that has left may wait for it in vain.
-_LEFT_S = 5.0
+_LEFT_S = 3.0
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def test_a_rank_that_has_left_is_told_of_only_when_the_others_wait_for_it():
     judge.leave(1, 0.0)
     assert hear(judge, range(1, 50), WAITING, None, beat(phase="report", is_step=False)) is None
     now_s, text = hear(judge, range(50, 100), WAITING, None, WAITING)
-    assert now_s == 55
+    assert now_s == 53
     assert text.startswith("Rank 1 has ended, while the others wait for it")
 
 
