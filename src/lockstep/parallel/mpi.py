@@ -16,10 +16,9 @@ from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
 from lockstep.parallel import watch
-from lockstep.parallel.binding import gather_bindings
 from lockstep.parallel.choice import fastest, self_test
 from lockstep.parallel.communicator import Doing, Reduction
-from lockstep.parallel.crowding import find_crowding
+from lockstep.parallel.crowding import is_crowded
 from lockstep.parallel.exchange import AllToAll, Direct, Exchange, HalvingDoubling, Request
 from lockstep.parallel.failure import TELLER
 from lockstep.parallel.heartbeat import Connection
@@ -273,8 +272,7 @@ class MPIRanks:
     @cached_property
     def _wait(self) -> "Wait":
         """How to wait within a step; collective."""
-        is_crowded = find_crowding(gather_bindings(self), 1, self.library) is not None
-        return _wait_politely if is_crowded else _wait_alert
+        return _wait_politely if is_crowded(self) else _wait_alert
 
     @cached_property
     def _nodes(self) -> "_Nodes":
