@@ -431,10 +431,11 @@ def _supervise(
         return folder.finished_ns not in {None, finished_before}
 
     remedy = f"Go on with: lockstep train --resume {folder.path}"
-    exit_code = supervise(launch, next_arguments, is_done, restarts, remedy)
-    if is_new and not folder.config.is_file():
-        folder.discard()
-    return exit_code
+    try:
+        return supervise(launch, next_arguments, is_done, restarts, remedy)
+    finally:
+        if is_new and not folder.config.is_file():
+            folder.discard()
 
 
 def _tell_of_stop(run: "Run") -> None:
