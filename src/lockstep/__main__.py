@@ -10,9 +10,11 @@ from lockstep.parallel.failure import end, leave
 
 def main() -> None:
     """Run `lockstep`; the console script and `python -m lockstep`."""
-    # Python has no stream where the file is closed.
-    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as they
-    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    for name in ("stdout", "stderr"):
+        # Python has no stream where the file is closed.
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, nowhere)
     try:
         from lockstep.cli import cli  # noqa: PLC0415 - a failing import must end all ranks too
 

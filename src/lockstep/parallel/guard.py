@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from lockstep.errors import UserError
 from lockstep.parallel.failure import PASS_ON_S
@@ -64,8 +65,11 @@ def _wait(pipe: int, limit_s: float, rank_process: int, world_size: int) -> None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     # What the launcher and the rank tell each other is not to be held open here.
-    os.closerange(3, pipe)
-    os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
+    inherited = [int(entry.name) for entry in Path("/dev/fd").iterdir()]
+    for descriptor in inherited:
+        if descriptor > 2 and descriptor != pipe:
+            with suppress(OSError):
+                os.close(descriptor)
     waited_s = 0.0
     while waited_s < limit_s:
         # Second by second, so that a time in which the whole job is stopped does not count.

@@ -35,6 +35,8 @@ class Connection:
 
     Attributes
     ----------
+    is_cut : bool
+        Whether there is nobody at the other end any more.
     has_left : bool
         Whether the other end has said farewell.
     is_aborting : bool
@@ -46,6 +48,7 @@ class Connection:
     def __init__(self, stream: socket.socket) -> None:
         self.stream = stream
         self._received = b""
+        self.is_cut = False
         self.has_left = False
         self.is_aborting = False
         self.signals: list[int] = []
@@ -82,6 +85,7 @@ class Connection:
         except OSError:
             received = b""
         if not received:
+            self.is_cut = True
             return None
         self._received += received
         return list(self._beats())

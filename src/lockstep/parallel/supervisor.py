@@ -155,9 +155,10 @@ class _Attempt:
         while self._signals:
             number = self._signals.pop(0)
             self.was_stopped |= number in _STOPPING
-            if board.connections:
+            there = [line for line in board.connections.values() if not line.is_cut]
+            if there:
                 # Not by way of the launcher: Open MPI's would end all ranks at once.
-                board.connections[min(board.connections)].pass_on(number)
+                there[0].pass_on(number)
             else:
                 process.send_signal(number)
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +188,13 @@ class Watch:
         )
 
     def _start(self, run: Callable[[Line], None], line: Line) -> None:
-        threading.Thread(target=run, args=(line,), name="watchdog", daemon=True).start()
+        def watch() -> None:
+            try:
+                run(line)
+            finally:
+                line.close()
+
+        threading.Thread(target=watch, name="watchdog", daemon=True).start()
 
     def _watch_root(self, line: Connection) -> None:
         """Tell the root what this rank does, and listen whether the root is there."""
@@ -207,6 +214,7 @@ class Watch:
                 time.sleep(self._beat_s)
             elif beats is None:
                 self._tell_of_death(0)
+                self._wait_for_recovery()
                 return
             elif beats:
                 judge.take(0, beats[-1], now_s)
@@ -230,6 +238,12 @@ class Watch:
                     judge.leave(rank, now_s)
                 elif beats is None:
                     self._tell_of_death(rank)
+
+    def _wait_for_recovery(self) -> None:
+        """Wait for another watch to take over, now that the root, which judged all, is lost."""
+        limit_s = self._judge.limit_s if self._judge.timeout_s else None
+        if not self._is_closed.wait(limit_s):
+            self._end_if(f"The ranks that are left have not come together for {limit_s:.0f} s.")
 
     def _is_supervisor_lost(self) -> bool:
         """Return whether the supervisor has died, and take the signals that it passes on."""
@@ -258,8 +272,6 @@ class Watch:
             if os.getppid() != self._parent or self._is_supervisor_lost():
                 self._end_if("The process that has started the ranks has died.")
             yield now_s
-        if self._line is not None:
-            self._line.close()
 
     def _tell_of_death(self, rank: int) -> None:
         """End the job, unless the others can go on without the rank."""
@@ -291,6 +303,9 @@ class Watch:
 
     def is_first_to_tell(self, news: str) -> bool:
         """Return whether no other rank of this host has told it before."""
+        if sys.platform != "linux":
+            # Where there are no such names, all may tell it.
+            return True
         # The name is taken as long as one of the processes lives, and leaves nothing behind. All
         # users of the host can see it, so it doesn't show the token.
         name = hashlib.sha256(f"{self._crew.token} {news}".encode()).hexdigest()
