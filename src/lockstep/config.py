@@ -46,6 +46,16 @@ class Data:
     """What to train on."""
 
     data: Annotated[str, Meta(description="Data set file, made by `lockstep convert`.")] = ""
+    stage: Annotated[
+        str,
+        Meta(
+            description="Folder in each host's own storage, such as /local/scratch or $TMPDIR "
+            "(variables are those of the ranks there). One rank of each host copies the data set "
+            "to it and checks the copy by its digest, and all ranks of the host read that. The "
+            "copy is left there, in lockstep-<user id>/, for later jobs. Unset: the data are read "
+            "where they are."
+        ),
+    ] = ""
     memory_budget_mb: Annotated[
         _Positive,
         Meta(
@@ -279,8 +289,10 @@ def _list_fields() -> Iterator[FieldInfo]:
 FIELDS = {info.name: info for info in _list_fields()}
 
 
-def load_config(path: Path | None, options: Mapping[str, str]) -> Config:
-    """Put a configuration together: defaults, then a file, then the command line.
+def load_config(
+    path: Path | None, options: Mapping[str, str], changes: Path | None = None
+) -> Config:
+    """Put a configuration together: defaults, then files, then the command line.
 
     Parameters
     ----------
@@ -289,6 +301,8 @@ def load_config(path: Path | None, options: Mapping[str, str]) -> Config:
     options : mapping of str to str
         Field names and their values as text; lists are separated by commas. What is no field's
         name is told as it stands.
+    changes : Path, optional
+        Another file, which wins over the first one.
 
     Returns
     -------
@@ -303,8 +317,8 @@ def load_config(path: Path | None, options: Mapping[str, str]) -> Config:
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
-    if path is not None:
-        values |= _values_of_file(path, problems)
+    for file in filter(None, (path, changes)):
+        values |= _values_of_file(file, problems)
     values |= _values_of_options(options, problems)
     if problems:
         headline = (
@@ -336,7 +350,7 @@ def near_misses(word: str, possible: Iterable[str]) -> str:
 
 def _values_of_file(path: Path, problems: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for section, entries in _read_toml(path).items():
+    for section, entries in read_toml(path).items():
         where = f"{path}: [{_shortened(section)}]"
         if section in FIELDS and not isinstance(entries, dict):
             problems.append(f"{path}: {section} belongs under [{FIELDS[section].section}]")
@@ -408,7 +422,14 @@ def _shortened(text: str) -> str:
     return short if short == text else f"{short}..."
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a small TOML file.
+
+    Raises
+    ------
+    UserError
+        When it is missing, enormous, or no TOML.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)

@@ -49,9 +49,10 @@ _DEFLATE_FACTOR = 1032
 _HDF5_ERRORS = (
     OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, MemoryError
 )  # fmt: skip
-# Many network file systems know no locks; and files are written under a name that no one else
-# knows, and not changed afterwards.
+# What opens a file without a lock, where the HDF5 library knows it.
 UNLOCKED = {"locking": False} if h5py.version.hdf5_version_tuple >= (1, 12, 1) else {}
+# It is obeyed before all that a program asks for.
+_LOCKING_VARIABLE = "HDF5_USE_FILE_LOCKING"
 BLOCK_BYTES = 2**23
 
 
@@ -355,7 +356,44 @@ def _open_hdf5(path: Path) -> h5py.File:
     check_global_heaps(path)
     with _blaming(path):
         # The driver for one plain file, whatever the environment says.
-        return h5py.File(path, "r", driver="sec2", **UNLOCKED)
+        return open_unlocked(path, "r", driver="sec2")
+
+
+def open_unlocked(path: Path, mode: str, **options: Any) -> h5py.File:  # noqa: ANN401 - h5py's own
+    """Open an HDF5 file without a lock.
+
+    Many network file systems know no locks; and data sets are written under a name that no one
+    else knows, and not changed afterwards.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    mode : str
+        "r" or "w".
+    **options
+        Of `h5py.File`.
+
+    Raises
+    ------
+    UserError
+        When the environment asks for a lock, and there is none to be had.
+    OSError
+        When HDF5 can't open the file.
+    """
+    if not UNLOCKED:
+        # These versions of the library look at it whenever they open a file.
+        os.environ.setdefault(_LOCKING_VARIABLE, "FALSE")
+    try:
+        return h5py.File(path, mode, **UNLOCKED, **options)
+    except OSError as error:
+        if "unable to lock file" not in str(error):
+            raise
+        raise UserError(
+            f"HDF5 can't lock {path}: {os.strerror(error.errno or 0)}. Lockstep needs no lock, "
+            f"but {_LOCKING_VARIABLE} is {os.environ.get(_LOCKING_VARIABLE)} in the environment. "
+            f"Unset it, or: export {_LOCKING_VARIABLE}=FALSE"
+        ) from error
 
 
 def _read_info(path: Path, file: h5py.File) -> DatasetInfo:

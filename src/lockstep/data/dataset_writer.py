@@ -16,9 +16,9 @@ from lockstep.data.dataset_file import (
     FORMAT,
     FORMAT_VERSION,
     LABEL_DTYPE,
-    UNLOCKED,
     ContentDigest,
     little_endian,
+    open_unlocked,
 )
 from lockstep.errors import UserError
 from lockstep.files import atomic_path
@@ -149,7 +149,7 @@ def create_dataset_file(path: Path, header: Header) -> Iterator[DatasetWriter]:
         # The oldest format that has room for large attributes, such as one mean per pixel.
         with (
             atomic_path(path) as temporary,
-            h5py.File(temporary, "w", libver=("v108", "v108"), **UNLOCKED) as file,
+            open_unlocked(temporary, "w", libver=("v108", "v108")) as file,
         ):
             yield DatasetWriter(file, header)
     except OSError as error:

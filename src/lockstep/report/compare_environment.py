@@ -11,8 +11,8 @@ Fields = list[FieldDifference]
 
 # Settings that change no bits of the steps that both runs take. The data themselves have a digest.
 _HARMLESS_SETTINGS = {
-    "data", "patience", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_checkpoints",
-    "replica_check_every", "trace",
+    "data", "stage", "patience", "checkpoint_every_steps", "checkpoint_every_minutes",
+    "keep_checkpoints", "replica_check_every", "trace",
 }  # fmt: skip
 # The learning rate of these doesn't depend on the number of epochs; that of any other does.
 _ENDLESS_SCHEDULES = {"constant", "step"}

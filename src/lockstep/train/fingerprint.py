@@ -3,7 +3,7 @@
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +77,25 @@ def threads_asked_for(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def kernels(communicator: Communicator) -> dict[str, int]:
-    """Return the number of ranks by what computes; collective.
+    """Return the number of ranks by what computes; collective; see `kernels_by_rank`."""
+    return counted(kernels_by_rank(communicator))
+
+
+def kernels_by_rank(communicator: Communicator) -> list[str]:
+    """Return what each rank computes with; collective.
 
     That is the BLAS library with its version, kernel and threads, and the newest SIMD extension
     that NumPy has found: some of its functions round differently with another one, in float64.
+    NumPy's own version is told where the ranks have different ones; otherwise `versions` has it.
     """
     own = blas()
+    numpys = communicator.gather_texts(np.__version__)
+    version = f"{np.__version__} " if len(set(numpys)) > 1 else ""
     extensions = np.show_config(mode="dicts")["SIMD Extensions"]
     newest = (extensions.get("found") or ["baseline"])[-1]
     threads = f", {own['threads']} threads" if (own["threads"] or 1) > 1 else ""
-    return _counts(
-        communicator.gather_texts(
-            f"{own['library']} {own['version']} {own['kernel']}{threads}, NumPy {newest}"
-        )
+    return communicator.gather_texts(
+        f"{own['library']} {own['version']} {own['kernel']}{threads}, NumPy {version}{newest}"
     )
 
 
@@ -105,10 +111,11 @@ def machine() -> dict[str, Any]:
 
 def hosts(communicator: Communicator) -> dict[str, int]:
     """Return the number of ranks by host; collective."""
-    return _counts(communicator.gather_texts(socket.gethostname()))
+    return counted(communicator.gather_texts(socket.gethostname()))
 
 
-def _counts(names: list[str]) -> dict[str, int]:
+def counted(names: Sequence[str]) -> dict[str, int]:
+    """Return how often each name is there."""
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 

@@ -19,6 +19,7 @@ from lockstep.train.model import check_run_facts
 # What a run may be resumed with another value of. All the rest says what the run is.
 _MAY_CHANGE = {
     "data",
+    "stage",
     "epochs",
     "patience",
     "checkpoint_every_steps",

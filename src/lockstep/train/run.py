@@ -1,14 +1,19 @@
 """A whole run: from a configuration to a finished run folder."""
 
 import json
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 import lockstep
 from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
+from lockstep.data.staging import stage
 from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_root, rank_names, together
@@ -62,14 +67,16 @@ def run_training(
         On all ranks alike, when anything that the user gave won't do.
     """
     resolved = together(communicator, lambda: resolve(config, communicator.world_size))
-    with together(communicator, lambda: open_dataset(resolved)) as dataset:
-        _check_agreement(communicator, resolved, dataset)
-        together(communicator, dataset.check_training_classes)
-        check_room(resolved, dataset.info, communicator)
-        folder = _claim_folder(communicator, results, name, dataset.info.name)
-        session = Session(folder, resolved, dataset, requests or Requests(), quiet=quiet)
-        with session.hold(communicator):
-            return session.train(communicator, None)
+    with together(communicator, lambda: open_dataset(resolved)) as original:
+        _check_agreement(communicator, resolved, original)
+        together(communicator, original.check_training_classes)
+        check_room(resolved, original.info, communicator)
+        # Before there is a run folder, for it may fail, and take its time.
+        with _staged(communicator, resolved, original, quiet=quiet) as dataset:
+            folder = _claim_folder(communicator, results, name, dataset.info.name)
+            session = Session(folder, resolved, requests or Requests(), quiet=quiet)
+            with session.hold(communicator):
+                return session.train(communicator, dataset, None)
 
 
 def resume_training(
@@ -77,6 +84,7 @@ def resume_training(
     options: Mapping[str, str],
     communicator: Communicator,
     requests: Requests | None = None,
+    changes: Path | None = None,
     *,
     quiet: bool = False,
 ) -> Run:
@@ -92,6 +100,8 @@ def resume_training(
         At most as many ranks as the run has virtual ranks.
     requests : Requests, optional
         What is asked of the training from outside.
+    changes : Path, optional
+        A configuration file of fields that are to change.
     quiet : bool
         Whether nothing is printed, apart from warnings.
 
@@ -108,16 +118,19 @@ def resume_training(
 
     def configure() -> tuple[RunFolder, Config]:
         folder = RunFolder.open(path)
-        return folder, resolve(load_config(folder.config, options), communicator.world_size)
+        return folder, resolve(
+            load_config(folder.config, options, changes), communicator.world_size
+        )
 
     folder, config = together(communicator, configure)
-    with together(communicator, lambda: open_dataset(config)) as dataset:
-        session = Session(folder, config, dataset, requests or Requests(), quiet=quiet)
+    with together(communicator, lambda: open_dataset(config)) as original:
+        session = Session(folder, config, requests or Requests(), quiet=quiet)
         with session.hold(communicator):
-            _check_agreement(communicator, config, dataset)
-            check_room(config, dataset.info, communicator, is_resumed=True)
-            checkpoint = newest_checkpoint(folder, config, dataset, communicator)
-            return session.train(communicator, checkpoint)
+            _check_agreement(communicator, config, original)
+            check_room(config, original.info, communicator, is_resumed=True)
+            checkpoint = newest_checkpoint(folder, config, original, communicator)
+            with _staged(communicator, config, original, quiet=quiet) as dataset:
+                return session.train(communicator, dataset, checkpoint)
 
 
 def _check_agreement(communicator: Communicator, config: Config, dataset: DatasetFile) -> None:
@@ -148,6 +161,56 @@ def _check_agreement(communicator: Communicator, config: Config, dataset: Datase
         )
 
 
+@contextmanager
+def _staged(
+    communicator: Communicator, config: Config, original: DatasetFile, *, quiet: bool
+) -> Iterator[DatasetFile]:
+    """Give the data set to read from: the copy of this rank's host, if one is wanted; collective.
+
+    The first rank of each host makes it, while the others sleep. The watchdog hears of deaths, but
+    doesn't ask for progress meanwhile: copying, and waiting for another job that copies, may take
+    as long as they will. All ranks must see the original, which tells what the copy has to be.
+
+    Raises
+    ------
+    SharedError
+        On all ranks, naming the ranks and hosts on which it failed.
+    """
+    if not config.data.stage:
+        yield original
+        return
+    hosts = communicator.gather_texts(socket.gethostname())
+    first = hosts.index(hosts[communicator.rank])
+    if communicator.rank == 0 and not quiet:
+        num_hosts = len(set(hosts))
+        click.echo(
+            f"Staging {original.path} to {config.data.stage} on {num_hosts} "
+            f"host{'s' * (num_hosts > 1)}"
+        )
+
+    def make() -> str:
+        return str(stage(original, config.data.stage, _warn)) if communicator.rank == first else ""
+
+    # The variables in the folder's name may differ from rank to rank.
+    copy = Path(communicator.gather_texts(together(communicator, make))[first])
+
+    def open_copy() -> DatasetFile:
+        if not copy.exists():
+            raise UserError(
+                f"Rank {first} has staged the data to {copy} on {hosts[first]}, but they are not "
+                "there. Are there several machines of that name, or has each rank a folder of its "
+                "own under that name? Name another folder with --stage, or leave it out."
+            )
+        return DatasetFile.open(copy)
+
+    with together(communicator, open_copy) as dataset:
+        yield dataset
+
+
+def _warn(message: str) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
 def run_model(run: RunFolder) -> Model:
     """Return the weights of a run that were tested: its best or its last, as configured.
 
@@ -165,6 +228,9 @@ def evaluate_run(
     run: RunFolder, data: Path | None, split: str, communicator: Communicator
 ) -> dict[str, Any]:
     """Score a run's tested weights on a split; collective.
+
+    The data are read where they are, even if the run has staged them: every row is read once, so a
+    copy would gain nothing.
 
     Parameters
     ----------

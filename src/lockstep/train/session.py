@@ -1,7 +1,7 @@
 """A session: the training in a run folder from a start to a stop, on ranks that may be lost."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from lockstep.config import Config
 from lockstep.data.dataset_file import DatasetFile
-from lockstep.parallel.binding import gather_bindings, own_cores
+from lockstep.parallel.binding import gather_bindings, own_cores, ranges
 from lockstep.parallel.communicator import Communicator, Doing
 from lockstep.parallel.crowding import Crowding, find_crowding
 from lockstep.parallel.launch import terminal_width
@@ -26,6 +26,9 @@ from lockstep.train.record import RunRecord, checkpoint_of
 from lockstep.train.requests import Requests
 from lockstep.train.resume import share
 from lockstep.train.trainer import Trainer, network_of
+
+# More can't be read.
+_MOST_SHOWN_HOSTS = 8
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,6 @@ class Session:
         Of the run.
     config : Config
         Resolved.
-    dataset : DatasetFile
-        Open.
     requests : Requests
         What is asked of the training from outside.
     quiet : bool
@@ -76,14 +77,12 @@ class Session:
         self,
         folder: RunFolder,
         config: Config,
-        dataset: DatasetFile,
         requests: Requests,
         *,
         quiet: bool,
     ) -> None:
         self._folder = folder
         self._config = config
-        self._dataset = dataset
         self._requests = requests
         self._quiet = quiet
         self._observer = Observer()
@@ -101,16 +100,21 @@ class Session:
         on_root(communicator, lambda: self._lock.enter_context(self._folder.lock()))
         self._is_root = communicator.rank == 0
 
-    def train(self, communicator: Communicator, checkpoint: Checkpoint | None) -> Run:
+    def train(
+        self, communicator: Communicator, dataset: DatasetFile, checkpoint: Checkpoint | None
+    ) -> Run:
         """Train from the beginning or from a checkpoint; collective.
 
         Parameters
         ----------
         communicator : Communicator
             The ranks.
+        dataset : DatasetFile
+            Open.
         checkpoint : Checkpoint or None
             The same on all of them.
         """
+        self._dataset = dataset
         spent_s = checkpoint.facts["wall_time_s"] if checkpoint else 0.0
         self._start_s = time.perf_counter() - spent_s
         self._first_step = checkpoint.facts["step"] if checkpoint else 0
@@ -155,11 +159,12 @@ class Session:
     def _observe(self, communicator: Communicator, checkpoint: Checkpoint | None) -> None:
         """Give the root what watches and records the training; collective."""
         hosts = fingerprint.hosts(communicator)
-        kernels = fingerprint.kernels(communicator)
+        kernels = fingerprint.kernels_by_rank(communicator)
         bindings = gather_bindings(communicator)
         if communicator.rank != 0:
             return
-        environment = _environment(communicator) | {"hosts": hosts, "kernels": kernels}
+        environment = _environment(communicator)
+        environment |= {"hosts": hosts, "kernels": fingerprint.counted(kernels)}
         environment["binding"] = {f"rank {r}": str(own) for r, own in enumerate(bindings)}
         record = RunRecord(self._folder, self._config, self._dataset, environment, checkpoint)
         self._observer = Observers([record] if self._quiet else [Console(terminal_width()), record])
@@ -167,7 +172,8 @@ class Session:
             self._announce(communicator.world_size, checkpoint)
             threads = self._config.training.threads_per_rank
             _warn_of_crowding(find_crowding(bindings, threads, communicator.library))
-        _warn_of_kernels({*kernels, *read_json(self._folder.run).get("kernels", ())})
+        _warn_of_mixed_kernels(kernels, [own.host for own in bindings])
+        _warn_of_other_kernels(environment, read_json(self._folder.run))
 
     def _recover(self, survivors: Communicator) -> Checkpoint | None:
         """Return the state to go on from, the same on all ranks that are left; collective.
@@ -202,7 +208,7 @@ class Session:
         num_rows = info.num_samples["train"]
         click.echo(
             f"Training {network} ({network.num_parameters:,} parameters) on {num_rows:,} rows of "
-            f"{self._dataset.path}: ranks {world_size}, virtual ranks "
+            f"{config.data.data}: ranks {world_size}, virtual ranks "
             f"{config.training.virtual_ranks}, in {self._folder.path}"
         )
         if checkpoint is not None:
@@ -223,14 +229,62 @@ def _warn_of_crowding(crowding: Crowding | None) -> None:
         click.echo(f"{what}: {crowding.text} {crowding.remedy}", err=True)
 
 
-def _warn_of_kernels(kernels: set[str]) -> None:
-    if len(kernels) > 1:
+def _warn_of_mixed_kernels(kernels: Sequence[str], hosts: Sequence[str]) -> None:
+    """Tell of ranks that don't all compute with the same.
+
+    Parameters
+    ----------
+    kernels, hosts : sequence of str
+        By rank.
+    """
+    ranks_by_kernel: dict[str, list[int]] = {}
+    for rank, kernel in enumerate(kernels):
+        ranks_by_kernel.setdefault(kernel, []).append(rank)
+    if len(ranks_by_kernel) > 1:
+        told = "; ".join(
+            f"rank{'s' * (len(ranks) > 1)} {ranges(ranks)} ({_hosts_text(hosts, ranks)}) with "
+            f"{kernel}"
+            for kernel, ranks in ranks_by_kernel.items()
+        )
         click.echo(
-            f"Warning: the run's ranks compute with different BLAS kernels or threads "
-            f"({'; '.join(sorted(kernels))}), so another placement of the ranks, or a run that "
-            "was never stopped, may give other bits.",
+            f"Warning: the ranks compute with different NumPys, BLAS kernels or threads: {told}. "
+            "So the bits depend on where a virtual rank runs: another placement or number of "
+            "ranks may give others.",
             err=True,
         )
+
+
+def _hosts_text(hosts: Sequence[str], ranks: Sequence[int]) -> str:
+    """Name the hosts of some ranks, but no more than can be read."""
+    names = list(dict.fromkeys(hosts[rank] for rank in ranks))
+    shown = ", ".join(names[:_MOST_SHOWN_HOSTS])
+    more = len(names) - _MOST_SHOWN_HOSTS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _warn_of_other_kernels(now: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Tell that a session computes with something else than the run's first one.
+
+    Parameters
+    ----------
+    now : mapping
+        The session's environment.
+    run : mapping
+        What `run.json` holds; an older Lockstep may have written less to it.
+    """
+    before, after = _computing(run), _computing(now)
+    if before and after and before != after:
+        click.echo(
+            f"Warning: the run began with other BLAS kernels, threads or another NumPy: {before}, "
+            f"and goes on with {after}. A run that was never stopped may give other bits.",
+            err=True,
+        )
+
+
+def _computing(session: Mapping[str, Any]) -> str:
+    """Return what a session's ranks compute with, as far as it has told."""
+    kernels, numpy = session.get("kernels"), session.get("versions", {}).get("numpy")
+    return f"{'; '.join(sorted(kernels))} (NumPy {numpy})" if kernels and numpy else ""
 
 
 def _tell_of_longer_schedule(config: Config, before: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -396,6 +398,81 @@ def test_a_reader_needs_no_write_permission_and_no_lock(path):
         fcntl.flock(locked, fcntl.LOCK_EX)
         with DatasetFile.open(path) as file:
             file.verify()
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from lockstep.data.dataset_file import DatasetFile
+from lockstep.errors import UserError
+try:
+    with DatasetFile.open(Path(sys.argv[1])) as file:
+        file.verify()
+except UserError as error:
+    print(error)
+"""
+
+
+def opened(path, *before, **environment):
+    """Open the file in a process of its own, for the library reads the environment only once."""
+    command = [*before, sys.executable, "-c", OPEN, path]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("asked_for", ["TRUE", "BEST_EFFORT"])
+def test_a_lock_that_the_environment_asks_for_and_nobody_else_has_does_no_harm(path, asked_for):
+    assert opened(path, HDF5_USE_FILE_LOCKING=asked_for) == ""
+
+
+@pytest.mark.parametrize("asked_for", ["TRUE", "BEST_EFFORT"])
+def test_a_lock_that_the_environment_asks_for_in_vain_is_explained(path, asked_for):
+    with path.open("rb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        assert opened(path, HDF5_USE_FILE_LOCKING="FALSE") == ""
+        told = opened(path, HDF5_USE_FILE_LOCKING=asked_for)
+    assert told == (
+        f"HDF5 can't lock {path}: Resource temporarily unavailable. Lockstep needs no lock, but "
+        f"HDF5_USE_FILE_LOCKING is {asked_for} in the environment. Unset it, or: export "
+        "HDF5_USE_FILE_LOCKING=FALSE\n"
+    )
+
+
+def without_locks(code):
+    """Return what runs a command as on a file system that knows no locks."""
+    if not shutil.which("strace"):
+        pytest.skip("needs strace")
+    return [
+        "strace",
+        "-f",
+        "-o",
+        os.devnull,
+        "-e",
+        "trace=flock",
+        "-e",
+        f"inject=flock:error={code}",
+    ]
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_that_knows_no_locks(path, code):
+    assert opened(path, *without_locks(code), HDF5_USE_FILE_LOCKING="") == ""
+    told = opened(path, *without_locks(code), HDF5_USE_FILE_LOCKING="TRUE")
+    assert told.startswith(f"HDF5 can't lock {path}: {os.strerror(getattr(errno, code))}. ")
+    assert told.endswith("HDF5_USE_FILE_LOCKING=FALSE\n")
+
+
+def test_a_library_that_must_be_told_by_the_environment(path, monkeypatch):
+    monkeypatch.setattr(dataset_file, "UNLOCKED", {})
+    # What is there in the end is what was there before.
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
+    DatasetFile.open(path).close()
+    assert os.environ["HDF5_USE_FILE_LOCKING"] == "TRUE"
+    del os.environ["HDF5_USE_FILE_LOCKING"]
+    DatasetFile.open(path).close()
+    assert os.environ["HDF5_USE_FILE_LOCKING"] == "FALSE"
 
 
 def test_nothing_appears_when_writing_fails(tmp_path):
