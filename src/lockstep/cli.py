@@ -4,9 +4,7 @@ Rooms are imported inside the commands that need them, because some of what they
 longer to import than a small training takes to run.
 """
 
-from collections.abc import Callable
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +12,10 @@ import click
 
 import lockstep
 from lockstep.bench.commands import bench
-from lockstep.config import FIELDS, Config, FieldInfo, load_config, option_name
-from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
+from lockstep.cluster.commands import status, submit
+from lockstep.cluster.start import StartOptions, check_start, start_options, train_on_ranks
+from lockstep.errors import FAILURE, RESUMABLE, SharedError
+from lockstep.options import ConfiguredCommand, configuration_options, configure, option_words
 from lockstep.parallel.connect import connect
 from lockstep.parallel.launch import Launch, rank_counts_of, refuse_ranks, start_ranks
 from lockstep.parallel.verdict import on_living_root, together
@@ -23,6 +23,7 @@ from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lockstep.data.dataset_file import DatasetInfo
+    from lockstep.train.requests import Requests
     from lockstep.train.session import Run
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -126,62 +127,9 @@ def inspect(file: Path, *, verify: bool, preview: Path | None) -> None:
 # ---------------------------------------------------------------------------------- training
 
 
-class _TrainCommand(click.Command):
-    """Shows the configuration's fields by section in the help."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options, then those of each section."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):
-                info = FIELDS.get(parameter.name or "")
-                title = f"Configuration [{info.section}]" if info else "Options"
-                sections.setdefault(title, []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _configuration_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command one option per field of the configuration; their texts are checked later."""
-    for info in reversed(FIELDS.values()):
-        default = ",".join(map(str, info.default)) if info.is_list else info.default
-        shown = f"{info.description}  [default: {default}]" if default != "" else info.description
-        command = click.option(
-            option_name(info.name),
-            info.name,
-            metavar=_metavar(info),
-            help=shown,
-            shell_complete=partial(_complete, info.choices),
-        )(command)
-    return command
-
-
-def _complete(
-    choices: tuple[str, ...], _context: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[str]:
-    return [choice for choice in choices if choice.startswith(incomplete)]
-
-
-def _metavar(info: FieldInfo) -> str:
-    if "|" in info.type_name:
-        return f"[{info.type_name}]"
-    return "N,N,..." if info.is_list else info.type_name.upper().replace(" ", "_")
-
-
-@cli.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
+@cli.command(cls=ConfiguredCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
-@click.option("-n", "--num-ranks", type=click.IntRange(1), help="Start so many MPI ranks.")
-@click.option("--hosts", default="", metavar="HOST,...", help="With -n: where; here if unset.")
-@click.option("--mpiexec-options", default="", metavar="WORDS", help="With -n: more for mpiexec.")
-@click.option(
-    "--restarts",
-    type=click.IntRange(0),
-    default=0,
-    metavar="K",
-    help="With -n: when a rank was lost, go on from the newest checkpoint, up to K times.",
-)
+@start_options
 @click.option(
     "--results", type=_FILE, default="results", show_default=True, help="Where run folders live."
 )
@@ -189,16 +137,16 @@ def _metavar(info: FieldInfo) -> str:
 @click.option(
     "--resume", type=_FILE, metavar="RUN", help="Go on with the run in this folder; no CONFIG.toml."
 )
-@_configuration_options
+@click.option("--go-on", is_flag=True, help="If the run of --run-name exists, go on with it.")
+@configuration_options
 def train(
     arguments: tuple[str, ...],
-    num_ranks: int | None,
-    hosts: str,
-    mpiexec_options: str,
-    restarts: int,
+    start: StartOptions,
     results: Path,
     run_name: str,
     resume: Path | None,
+    *,
+    go_on: bool,
     **fields: str | None,
 ) -> int:
     """Train a network and fill a run folder.
@@ -221,41 +169,44 @@ def train(
     communicator = connect()
     if resume and run_name:
         raise SharedError(f"--resume goes on in {resume}, so drop --run-name {run_name}.")
-    config, changes = together(communicator, lambda: _configure(arguments, fields, resume))
-    if communicator.world_size > 1 and num_ranks:
-        raise SharedError(
-            "This process is one of several ranks already, so -n makes no sense here. Drop -n, "
-            "or don't start lockstep by mpiexec or srun."
-        )
-    if not num_ranks and (hosts or mpiexec_options or restarts):
-        raise SharedError("--hosts, --mpiexec-options and --restarts need -n, the number of ranks.")
-    launch = together(
-        communicator, lambda: Launch.of_options(num_ranks or 1, hosts, mpiexec_options)
+    if go_on and not run_name:
+        raise SharedError("--go-on needs --run-name, for otherwise every run has a new folder.")
+    start.check(communicator)
+    if go_on and RunFolder(results / run_name).config.is_file():
+        resume = results / run_name
+    config, source = together(
+        communicator, lambda: configure(arguments, fields, resume, is_file_welcome=go_on)
     )
-    if launch.num_ranks > 1 or restarts:
-        dataset_name = _check_start(config, launch)
+    launch = together(communicator, lambda: start.launch)
+    if start.needs_supervisor:
+        dataset_name = check_start(config, launch)
         # A new folder is made here, so that it is known what to resume.
         folder = RunFolder(resume) if resume else RunFolder.claim(results, run_name, dataset_name)
         where = [f"--results={results}", f"--run-name={folder.path.name}"]
-        where = [f"--resume={resume}"] if resume else where
-        words = ["train", *arguments, *where, *_words(fields)]
-        return _supervise(launch, folder, words, restarts, is_new=not resume)
+        where += ["--go-on"] if go_on else []
+        where = [f"--resume={resume}"] if resume and not go_on else where
+        words = ["train", *arguments, *where, *option_words(fields)]
+        return train_on_ranks(start, folder, words, is_new=not resume)
+    from lockstep.cluster.job import job_end_s
+    from lockstep.train.deadline import Deadline
     from lockstep.train.requests import Requests, listen
     from lockstep.train.run import resume_training, run_training
 
     requests = Requests()
+    if communicator.rank == 0:
+        requests.deadline = Deadline(job_end_s())
     with listen(requests):
         if resume:
-            run = resume_training(resume, changes, communicator, requests)
+            run = resume_training(resume, source.options, communicator, requests, source.file)
         else:
             run = run_training(config, communicator, results, run_name, requests)
-        finish = _finish if run.is_done else _tell_of_stop
+        finish = _finish if run.is_done else partial(_tell_of_stop, requests)
         # The others wait, for a rank that has left MPI can't be ended any more if the root fails.
         on_living_root(run.communicator, lambda: finish(run))
     return 0 if run.is_done else RESUMABLE
 
 
-@cli.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
+@cli.command(cls=ConfiguredCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
 @click.option(
     "--ranks", help="Numbers of ranks to train on.  [default: 1,2,3,4, or those there are]"
@@ -266,7 +217,7 @@ def train(
 @click.option(
     "--results", type=_FILE, default="results", show_default=True, help="Where the runs go."
 )
-@_configuration_options
+@configuration_options
 def verify(
     arguments: tuple[str, ...],
     ranks: str | None,
@@ -285,12 +236,12 @@ def verify(
       mpiexec -n 16 lockstep verify my.toml --ranks 1,4,16
     """
     communicator = connect()
-    config, _ = together(communicator, lambda: _configure(arguments, fields, None))
+    config, _ = together(communicator, lambda: configure(arguments, fields, None))
     rank_counts = together(communicator, lambda: rank_counts_of(ranks, communicator.world_size))
     if max(rank_counts) > communicator.world_size == 1:
         where = [f"--ranks={','.join(map(str, rank_counts))}", f"--steps={steps}"]
         where.append(f"--results={results}")
-        start_ranks(Launch(max(rank_counts)), ["verify", *arguments, *where, *_words(fields)])
+        start_ranks(Launch(max(rank_counts)), ["verify", *arguments, *where, *option_words(fields)])
     from lockstep.train.verify import verify as run_trials
 
     trials = run_trials(config, communicator, rank_counts, steps, results)
@@ -356,92 +307,15 @@ def doctor(data: Path | None, num_ranks: int | None, *, as_json: bool, only_rank
     return 0 if are_usable(findings) else FAILURE
 
 
-def _configure(
-    arguments: tuple[str, ...], fields: dict[str, str | None], resume: Path | None
-) -> tuple[Config, dict[str, str]]:
-    """Return the configuration and what of it comes from the command line."""
-    config_file, unknown = _config_file(arguments)
-    if resume and config_file:
-        raise UserError(
-            f"--resume goes on with the configuration in {resume}, so drop {config_file}. "
-            "To begin a new run, drop --resume."
-        )
-    options = {name: text for name, text in fields.items() if text is not None} | unknown
-    return load_config(RunFolder.open(resume).config if resume else config_file, options), options
+def _tell_of_stop(requests: "Requests", run: "Run") -> None:
+    is_late = requests.deadline is not None and requests.deadline.has_come
+    if is_late:
+        from lockstep.cluster.history import History
 
-
-def _words(fields: dict[str, str | None]) -> list[str]:
-    """Return configuration options as they are given on the command line."""
-    given = {name: text for name, text in fields.items() if text is not None}
-    return [f"{option_name(name)}={text}" for name, text in given.items()]
-
-
-def _config_file(arguments: tuple[str, ...]) -> tuple[Path | None, dict[str, str]]:
-    """Tell the configuration file from the options that click doesn't know, and their values."""
-    files, unknown = [], {}
-    remaining = list(arguments)
-    while remaining:
-        word = remaining.pop(0)
-        if word.startswith("-"):
-            name, has_value, value = word.partition("=")
-            if not has_value and remaining and not remaining[0].startswith("-"):
-                value = remaining.pop(0)
-            unknown[name] = value
-        else:
-            files.append(word)
-    for name in files:
-        if name.endswith((".h5", ".hdf5")):
-            raise UserError(
-                f"{name} looks like a data set and no configuration: use --data {name}."
-            )
-    if len(files) > 1:
-        raise UserError(f"One configuration file at the most, please, not {' and '.join(files)}.")
-    return (Path(files[0]) if files else None), unknown
-
-
-def _check_start(config: Config, launch: Launch) -> str:
-    """Check before the launch what can be checked in one process; return the data set's name."""
-    from lockstep.train.room import check_room_here
-    from lockstep.train.run import open_dataset, resolve
-
-    with open_dataset(resolved := resolve(config, launch.num_ranks)) as dataset:
-        if not (launch.hosts or launch.options):
-            check_room_here(resolved, dataset.info, launch.num_ranks)
-        return dataset.info.name
-
-
-def _supervise(
-    launch: Launch, folder: RunFolder, words: list[str], restarts: int, *, is_new: bool
-) -> int:
-    """Train on ranks, and go on when one was lost."""
-    from lockstep.parallel.supervisor import supervise
-
-    starts, finished_before = count(), folder.finished_ns
-
-    def next_arguments() -> list[str]:
-        if next(starts):
-            folder.wait_until_free()
-            if folder.config.is_file() and is_new:
-                return ["train", f"--resume={folder.path}"]
-        if is_new:
-            folder.reserve()
-        return words
-
-    def is_done() -> bool:
-        return folder.finished_ns not in {None, finished_before}
-
-    remedy = f"Go on with: lockstep train --resume {folder.path}"
-    try:
-        return supervise(launch, next_arguments, is_done, restarts, remedy)
-    finally:
-        if is_new and not folder.config.is_file():
-            folder.discard()
-
-
-def _tell_of_stop(run: "Run") -> None:
+        History(run.folder).time_is_up(run.num_steps)
     click.echo(
-        f"Stopped after step {run.num_steps}, as asked. Go on with: "
-        f"lockstep train --resume {run.folder.path}"
+        f"Stopped after step {run.num_steps}, {'for time is short' if is_late else 'as asked'}. "
+        f"Go on with: lockstep train --resume {run.folder.path}"
     )
 
 
@@ -608,4 +482,5 @@ def _scaling_text(info: "DatasetInfo") -> str:
     return f"input = stored * {info.scale:.6g} + {info.offset:.6g}{hint}"
 
 
-cli.add_command(bench)
+for command in (bench, submit, status):
+    cli.add_command(command)

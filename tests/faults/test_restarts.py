@@ -162,7 +162,7 @@ def test_ranks_do_not_outlive_their_supervisor(program, digits_file, ledger):
 
 
 def test_a_made_up_name_is_free_again_when_nothing_came_of_it(program, digits_file):
-    options = ["--virtual-ranks", "2", "-n", "2", "--mpiexec-options=--no-such-option"]
+    options = ["--virtual-ranks", "2", "-n", "2", "--launcher-options=--no-such-option"]
     done = program("train", "--data", digits_file, *options)
     assert done.returncode == 1
     assert "before the ranks had found each other" in done.stderr

@@ -24,7 +24,7 @@ BLOCKS = blocks_of("sh")
 # The two commands of the set-up are run by .ci/run, which starts from a fresh clone, and the job
 # by the tests in tests/cluster.
 SETUP = [block for block in BLOCKS if block.startswith("sh launch/")]
-CLUSTER = [block for block in BLOCKS if block.startswith("sbatch")]
+CLUSTER = [block for block in BLOCKS if block.startswith(("sbatch", "lockstep submit"))]
 WITH_MNIST = [block for block in BLOCKS if "mnist" in block]
 WITH_OPEN_MPI = [block for block in BLOCKS if "--with-ft" in block]
 OTHERS = [block for block in BLOCKS if block not in SETUP + CLUSTER + WITH_MNIST + WITH_OPEN_MPI]
@@ -110,10 +110,10 @@ def test_the_program(shell, program):
     assert program.summary("own")["num_epochs"] == 3
 
 
-def test_the_job_script_is_the_one_that_is_tested():
+def test_the_jobs_are_run_on_a_real_scheduler():
     tested = (ROOT / "tests" / "cluster" / "test_slurm.py").read_text()
-    assert [block.split()[1] for block in CLUSTER] == ["launch/slurm.sbatch"]
-    assert '"slurm.sbatch"' in tested
+    assert len(CLUSTER) == 5
+    assert 'startswith(("sbatch", "lockstep submit"))' in tested
 
 
 def test_the_set_up_is_run_by_ci():

@@ -10,7 +10,8 @@ SOURCE = Path(lockstep.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"bench", "doctor"},
+    {"bench", "doctor", "cluster"},
+    {"options"},
     {"train"},
     {"report"},
     {"nn", "optim", "data", "parallel", "storage"},

@@ -26,6 +26,9 @@ _LAUNCHER_VARIABLES = (
 _VERSION_S = 10
 _TERMINAL_WIDTH = "LOCKSTEP_TERMINAL_WIDTH"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+LAUNCHERS = ("mpiexec", "srun")
+# In a batch job, a launcher may use other hosts than this one without being told to.
+_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
 
 
 def launched_as(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -92,33 +95,47 @@ class Launch:
     hosts : mapping of str to int
         The number of ranks by host; without any, they all run here.
     options : tuple of str
-        More options for mpiexec.
+        More options for the launcher.
+    launcher : str
+        Its name, "mpiexec" or "srun".
     """
 
     num_ranks: int
     hosts: Mapping[str, int] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    launcher: str = "mpiexec"
 
     @classmethod
-    def of_options(cls, num_ranks: int, hosts: str, options: str) -> "Launch":
+    def of_options(
+        cls, num_ranks: int, hosts: str, options: str, launcher: str = "mpiexec"
+    ) -> "Launch":
         """Return the launch that the command line asks for.
 
         Raises
         ------
         UserError
-            When there are fewer ranks than hosts, or options that no shell could read.
+            When there are fewer ranks than hosts, hosts for srun, or options that no shell could
+            read.
         """
         try:
             words = tuple(shlex.split(options))
         except ValueError as error:
-            raise UserError(f"--mpiexec-options {options}: {error}.") from error
+            raise UserError(f"--launcher-options {options}: {error}.") from error
         names = [name.strip() for name in hosts.split(",") if name.strip()]
         if len(names) > num_ranks:
             raise UserError(
                 f"--hosts names {len(names)} hosts, but there are {num_ranks} ranks (-n)."
             )
         counts = {name: len(block(i, len(names), num_ranks)) for i, name in enumerate(names)}
-        return cls(num_ranks, counts, words)
+        if counts and launcher == "srun":
+            raise UserError("--hosts is for mpiexec: srun takes the nodes of the job.")
+        return cls(num_ranks, counts, words, launcher)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all ranks are sure to run on this host."""
+        is_plain = self.launcher == "mpiexec" and not (self.hosts or self.options)
+        return is_plain and not any(name in os.environ for name in _JOB_VARIABLES)
 
     def on_hosts(self, hosts: Mapping[str, int]) -> "Launch":
         """Return the same launch on some hosts."""
@@ -132,9 +149,9 @@ class Launch:
     ) -> tuple[list[str], dict[str, str]]:
         """Return the command that starts ranks of `lockstep ARGUMENTS...`, and its environment.
 
-        Ranks are bound to no cores: on a quiet machine it gains nothing (step times of 2 ranks
-        on 2 cores: 0.98 to 1.01 times as much), and of two trainings side by side, both would be
-        bound to the same first cores.
+        mpiexec is to bind the ranks to no cores: on a quiet machine it gains nothing (step times
+        of 2 ranks on 2 cores: 0.98 to 1.01 times as much), and of two trainings side by side, both
+        would be bound to the same first cores. What srun does is the site's choice.
 
         Parameters
         ----------
@@ -148,24 +165,27 @@ class Launch:
         Raises
         ------
         UserError
-            When mpi4py finds no MPI library, or there is no mpiexec that belongs to it.
+            When mpi4py finds no MPI library, or there is no launcher that belongs to it.
         """
         library = library_version()
-        mpiexec = find_mpiexec(library)
-        own = {STARTED_HERE: str(self.num_ranks), **(variables or {})}
+        is_srun = self.launcher == "srun"
+        start = _srun(library) if is_srun else [str(find_mpiexec(library))]
+        own = {} if is_srun else {STARTED_HERE: str(self.num_ranks)}
+        own |= variables or {}
         # One BLAS thread per rank, before NumPy loads; what the user has set is respected.
         if "OMP_NUM_THREADS" not in os.environ:
             own |= {name: os.environ.get(name, "1") for name in _THREAD_VARIABLES}
         if sys.stdout.isatty():
             # The ranks only see a pipe, so tell them how wide the terminal at its end is.
             own[_TERMINAL_WIDTH] = str(shutil.get_terminal_size().columns)
-        if library_family(library) == "Open MPI":
+        where: list[str] = []
+        if library_family(library) == "Open MPI" and not is_srun:
             where, settings = self._open_mpi(own)
             own = settings | own
-        else:
+        elif not is_srun:
             where = self._placement("-hosts")
         count = ["-n", str(self.num_ranks)]
-        command = [str(mpiexec), *self.options, *where, *count, *program, *arguments]
+        command = [*start, *self.options, *where, *count, *program, *arguments]
         return command, {**os.environ, **own}
 
     def _open_mpi(self, own: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -176,7 +196,7 @@ class Launch:
             # In a container there is no other user.
             settings["OMPI_ALLOW_RUN_AS_ROOT"] = settings["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
         where = self._placement("--host")
-        if where:
+        if not self.is_here:
             # Only on this host do ranks see the environment.
             where += [word for name in own for word in ("-x", name)]
         return where, {name: os.environ.get(name, value) for name, value in settings.items()}
@@ -222,6 +242,25 @@ def library_version() -> str:
             "pip install mpich. In one process, Lockstep needs none."
         )
     return found.stdout
+
+
+def _srun(library: str) -> list[str]:
+    """Return srun with what lets the ranks of an MPI library find each other.
+
+    Raises
+    ------
+    UserError
+        When there is no srun.
+    """
+    srun = shutil.which("srun")
+    if srun is None:
+        raise UserError(
+            "There is no srun on the PATH: --launcher srun is for jobs of Slurm. Without it, "
+            "Lockstep takes the mpiexec of the MPI library."
+        )
+    plugin = "pmix" if library_family(library) == "Open MPI" else "pmi2"
+    # A rank that dies takes the others along, and all see the environment, whatever the job had.
+    return [srun, f"--mpi={plugin}", "--kill-on-bad-exit=1", "--export=ALL"]
 
 
 def find_mpiexec(library: str) -> Path:

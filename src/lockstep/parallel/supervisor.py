@@ -100,7 +100,7 @@ class _Attempt:
     def run(self, arguments: list[str]) -> int:
         """Run `lockstep ARGUMENTS...` on the ranks, and return the launcher's exit code."""
         token = secrets.token_hex(TOKEN_BYTES)
-        is_local = not self._launch.hosts
+        is_local = self._launch.is_here
         # One more than the others, for the root is a rank like all of them here.
         board = Switchboard(bytes.fromhex(token), self._launch.num_ranks, is_local=is_local)
         addresses = ["127.0.0.1"] if is_local else own_addresses()

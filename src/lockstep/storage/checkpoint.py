@@ -176,6 +176,16 @@ class CheckpointStore:
             )
         return None
 
+    def newest_path(self) -> Path | None:
+        """Return the file of the newest checkpoint, unread."""
+        paths = self._by_step()
+        return paths[-1] if paths else None
+
+    def newest_step(self) -> int:
+        """Return the step of the newest checkpoint, unread; 0 when there is none."""
+        path = self.newest_path()
+        return _step_of(path) if path else 0
+
     def _make_folder(self) -> None:
         if not self._folder.is_dir():
             self._folder.mkdir(exist_ok=True)

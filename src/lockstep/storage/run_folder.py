@@ -170,7 +170,10 @@ class RunFolder:
         with suppress(OSError):
             self.remove_leftovers()
             self.take_reservation()
-            (self.path / ".lock").unlink(missing_ok=True)
+            for path in (self.path / ".lock", self.jobs, self.job_script):
+                path.unlink(missing_ok=True)
+            if self.job.exists():
+                self.job.rmdir()
             self.path.rmdir()
 
     def remove_leftovers(self) -> None:
@@ -212,6 +215,21 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def job(self) -> Path:
+        """The folder of what a batch scheduler has to do with the run."""
+        return self.path / "job"
+
+    @property
+    def job_script(self) -> Path:
+        """The script of the run's jobs."""
+        return self.job / "script.sh"
+
+    @property
+    def jobs(self) -> Path:
+        """The run's jobs, one JSON object per event and line."""
+        return self.job / "history.jsonl"
 
     @property
     def plots(self) -> Path:

@@ -1,6 +1,7 @@
 """Checkpoints that are written while the training goes on."""
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class CheckpointWriter:
     companions : sequence of Path
         Files that tell of the same steps. What was written to them before a checkpoint was
         submitted is synced to the disk before it is.
+
+    Attributes
+    ----------
+    longest_s : float
+        What the slowest save so far has taken.
     """
 
     def __init__(self, store: CheckpointStore, companions: Sequence[Path] = ()) -> None:
@@ -38,6 +44,7 @@ class CheckpointWriter:
         self._error: BaseException | None = None
         self._has_failed = False
         self._is_closed = False
+        self.longest_s = 0.0
 
     def submit(self, checkpoint: Checkpoint, *, is_best: bool) -> None:
         """Take a checkpoint to be written, and return at once.
@@ -110,10 +117,12 @@ class CheckpointWriter:
     def _write_all(self) -> None:
         while (item := self._next()) is not None:
             checkpoint, is_best = item
+            start_s = time.perf_counter()
             try:
                 for path in filter(Path.exists, self._companions):
                     sync(path)
                 self._store.save(checkpoint, is_best=is_best)
+                self.longest_s = max(self.longest_s, time.perf_counter() - start_s)
             except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 self._fail(error)
 

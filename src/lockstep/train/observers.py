@@ -133,6 +133,11 @@ class Observer:
 
     error: Exception | None = None
 
+    @property
+    def save_s(self) -> float:
+        """What the slowest checkpoint so far has taken, until it was on disk."""
+        return 0.0
+
     def reduction_made(self, name: str) -> None:
         """See how gradients will be added up."""
 
@@ -187,6 +192,11 @@ class Observers(Observer):
     def epoch_begins(self, epoch: int, num_steps: int, num_done: int) -> None:
         """Pass it on."""
         self._tell(lambda observer: observer.epoch_begins(epoch, num_steps, num_done))
+
+    @property
+    def save_s(self) -> float:
+        """Ask them all."""
+        return sum(observer.save_s for observer in self._observers)
 
     def wants_checkpoint(self) -> bool:
         """Ask them all."""

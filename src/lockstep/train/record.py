@@ -122,6 +122,11 @@ class RunRecord(Observer):
         """Append to the trace."""
         append_json_line(self._folder.trace, vars(line))
 
+    @property
+    def save_s(self) -> float:
+        """Ask who writes them."""
+        return self._writer.longest_s
+
     def wants_checkpoint(self) -> bool:
         """Tell whether the last checkpoint is old enough.
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lockstep.train.deadline import Deadline
+
 # Save and go on.
 SAVE_SIGNALS = (signal.SIGUSR2,)
 # Save and stop. Schedulers send the first two before they kill; the last one is Ctrl-C.
@@ -29,17 +31,33 @@ class Requests:
     ----------
     stop_after : int, optional
         Stop after this step.
+    deadline : Deadline, optional
+        Stop before it comes.
     """
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self, stop_after: int | None = None, deadline: Deadline | None = None) -> None:
         self.save = False
         self.stop = False
         self.stop_after = stop_after
+        self.deadline = deadline
 
     def take_save(self) -> bool:
         """Return whether a checkpoint was asked for, and forget it."""
         asked, self.save = self.save, False
         return asked
+
+    def wants_stop(self, step: int, num_steps_left: int, save_s: float) -> bool:
+        """Return whether to stop after the step that is about to begin.
+
+        Parameters
+        ----------
+        step : int
+            Its number, counted from 1.
+        num_steps_left, save_s
+            See `Deadline.is_near`.
+        """
+        is_near = self.deadline is not None and self.deadline.is_near(num_steps_left, save_s)
+        return self.stop or step == self.stop_after or is_near
 
 
 @contextmanager

@@ -97,6 +97,47 @@ def check_room_here(config: Config, info: DatasetInfo, num_ranks: int) -> None:
         raise UserError(message)
 
 
+def check_room_on_nodes(
+    config: Config,
+    info: DatasetInfo,
+    num_nodes: int,
+    ranks_per_node: int,
+    memory_bytes: int | None,
+) -> int:
+    """See that the memory asked for on each of some nodes is enough for their ranks.
+
+    Returns
+    -------
+    int
+        Bytes that the ranks of a node take at most.
+
+    Raises
+    ------
+    UserError
+        As `check_room`.
+    """
+    nodes = [f"node {rank // ranks_per_node + 1}" for rank in range(num_nodes * ranks_per_node)]
+    footprints = [
+        Footprint(estimate(config, info, nodes, rank).parts | {"Python": _program_bytes(rank)})
+        for rank in range(len(nodes))
+    ]
+    if memory_bytes is not None:
+        rooms = [{f"{node} of the job, by --memory-per-node-mb": memory_bytes} for node in nodes]
+        demands = [Demand(*pair) for pair in zip(footprints, rooms, strict=True)]
+        message = shortage_text(config, info, demands)
+        if message:
+            raise UserError(f"{message} Ask for more by --memory-per-node-mb.")
+    return max(
+        sum(footprint.num_bytes for footprint in footprints[first : first + ranks_per_node])
+        for first in range(0, len(nodes), ranks_per_node)
+    )
+
+
+def _program_bytes(rank: int) -> int:
+    """Return what a process takes beside the training, measured on Linux; the root draws plots."""
+    return 250_000_000 if rank == 0 else 100_000_000
+
+
 def shortage_text(config: Config, info: DatasetInfo, demands: Sequence[Demand]) -> str:
     """Return what is short and what helps, or nothing where there is room.
 

@@ -283,14 +283,12 @@ class Trainer:
 
     def _wishes(self) -> dict[str, bool]:
         """Return what this rank asks of all, to be told with the gradient."""
-        requests, next_step = self._requests, self.progress.step + 1
+        requests, observer = self._requests, self._observer
+        num_steps_left = self._sharding.steps_per_epoch - self._steps_of_epoch_done
         return {
-            "save": requests.take_save() or self._observer.wants_checkpoint(),
-            "stop": (
-                requests.stop
-                or next_step == requests.stop_after
-                or self._observer.error is not None
-            ),
+            "save": requests.take_save() or observer.wants_checkpoint(),
+            "stop": observer.error is not None
+            or requests.wants_stop(self.progress.step + 1, num_steps_left, observer.save_s),
         }
 
     def _finish_step(self, epoch: int, step_of_epoch: int, notes: Notes) -> None:

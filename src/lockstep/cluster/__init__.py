@@ -1,0 +1,1 @@
+"""Jobs of a batch scheduler: their scripts, their submission, and what becomes of them."""
