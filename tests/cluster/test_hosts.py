@@ -1,122 +1,225 @@
-"""Two hosts: network namespaces of this machine, whose ranks reach each other by TCP only."""
+"""Several hosts: namespaces of this machine, whose ranks reach each other by a network only."""
 
-import json
 import os
-import shutil
-import subprocess
-from pathlib import Path
 
+import numpy as np
 import pytest
 
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
-# Two test runs at the same time don't get into each other's way.
-NAMES = tuple(f"lockstep-{os.getpid()}-{number}" for number in (1, 2))
-# Skips mpiexec's options for a remote shell; the first word after them is the host's address.
-LAUNCHER = f"""#!/bin/bash
-while [[ $1 == -* ]]; do shift; done
-host=lockstep-{os.getpid()}-${{1##*.}}; shift
-exec ip netns exec $host unshare --uts sh -c "hostname $host; export HOSTNAME=$host; $*"
-"""
+import lockstep
+from lockstep.config import load_config
+from lockstep.errors import RANK_LOST, USER_ERROR
+from lockstep.parallel.single import SingleProcess
+from lockstep.storage.run_folder import read_json, read_json_lines
+from lockstep.train.run import run_training
 
-
-def ip(*words):
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-def has_tentative_address(name):
-    told = subprocess.run(
-        ["ip", "-n", name, "addr"], check=True, capture_output=True, text=True
-    ).stdout
-    return "tentative" in told or "state DOWN" in told
+STALL_S = 3
+# A network of 1,126,410 parameters, of which every host sends each step what adds up to all of
+# them: one half for the other host to add up, and the sum of its own half.
+WIDE = ["--hidden-widths", "1024,1024", "--virtual-ranks", "2"]
+WIDE_STEP_BYTES = 4 * (64 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 10 + 10)
+STEPS_PER_EPOCH = 23
 
 
 @pytest.fixture(scope="module")
-def hosts():
-    """Two namespaces with a link between them."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and iproute2")
-    try:
-        ip("netns", "add", NAMES[0])
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"network namespaces can't be made here: {error.stderr.decode().strip()}")
-    try:
-        ip("netns", "add", NAMES[1])
-        ip("link", "add", "link1", "netns", NAMES[0], "type", "veth", "peer", "name", "link2",
-           "netns", NAMES[1])  # fmt: skip
-        for number, (name, address) in enumerate(zip(NAMES, ADDRESSES, strict=True), start=1):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", f"link{number}")
-            ip("-n", name, "link", "set", f"link{number}", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield NAMES
-    finally:
-        for name in NAMES:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+def alone(digits_file, tmp_path_factory):
+    """Return how a single process gets the digest of so many epochs."""
+
+    def digest(epochs):
+        options = {"data": str(digits_file), "epochs": str(epochs), "virtual_ranks": "4"}
+        config = load_config(None, options)
+        run = run_training(config, SingleProcess(), tmp_path_factory.mktemp("alone"), "run")
+        return read_json(run.folder.summary)["weights_sha256"]
+
+    return digest
 
 
-@pytest.fixture
-def launcher(program, hosts):
-    """Return mpiexec's options to reach the hosts."""
-    mpiexec = Path(program.python).with_name("mpiexec")
-    told = subprocess.run([mpiexec, "--version"], check=True, capture_output=True, text=True)
-    if "HYDRA" not in told.stdout:
-        pytest.skip("the command line is that of MPICH's mpiexec")
-    # Before all addresses are settled, MPICH would take the loopback for the network.
-    program.wait_for(lambda: not any(map(has_tentative_address, hosts)))
-    launcher = program.folder / "launcher"
-    launcher.write_text(LAUNCHER)
-    launcher.chmod(0o755)
-    return ["-localhost", ADDRESSES[0], "-launcher", "ssh", "-launcher-exec", str(launcher)]
+def options_of(data, epochs, *more):
+    return ["--data", data, "--run-name", "run", "--epochs", epochs, "--virtual-ranks", "4", *more]
 
 
-NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
+def facts_of(program):
+    return read_json(program.folder / "results/run/run.json")
+
+
+def assert_ran_on(program, network, hosts_of_ranks):
+    facts = facts_of(program)
+    names = [text.partition(",")[0] for text in facts["binding"].values()]
+    assert names == [network.names[host] for host in hosts_of_ranks]
+    has_pairs = len(set(hosts_of_ranks)) < len(hosts_of_ranks)
+    memory, ends = ("shared", "nodes") if has_pairs else ("own", "ranks")
+    assert facts["reduction"].startswith(f"{memory} memory, ")
+    assert facts["reduction"].endswith(f" between {ends}")
+
+
+def lines_of(text, kind):
+    return [line for line in text.splitlines() if line.startswith(f"{kind}: ")]
+
+
+def wait_until_it_trains(program):
+    program.wait_for((program.folder / "results/run/metrics.jsonl").exists)
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "placement", "memory"),
-    [(2, "-ppn 1", "own memory, "), (4, "-ppn 2", "shared memory, "), (3, "-ppn 2", "shared")],
+    ("placement", "hosts_of_ranks"),
+    [
+        ("in turn", [0, 1]),
+        ("in turn", [0, 1, 2]),
+        ("in turn", [0, 1, 2, 0]),
+        ("host by host", [0, 0, 1, 1]),
+        ("unevenly", [0, 0, 0, 1]),
+        ("unevenly", [0, 1, 2, 2]),
+    ],
 )
-def test_ranks_on_two_hosts_give_the_bits_of_one_process(
-    program, hosts, launcher, digits_file, num_ranks, placement, memory
+def test_where_mpiexec_places_the_ranks_makes_no_difference_to_the_bits(
+    program, hosts, digits_file, alone, placement, hosts_of_ranks
 ):
-    train = ("train", "--data", digits_file, "--epochs", "3", "--virtual-ranks", "4")
-    done = program.run([
-        "ip", "netns", "exec", hosts[0], Path(program.python).with_name("mpiexec"),
-        "-hosts", ",".join(ADDRESSES), *launcher, *placement.split(), "-n", num_ranks,
-        program.python, "-m", "lockstep", *train, "--run-name", "hosts",
-    ], **NETWORK)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert program(*train, "--run-name", "alone").returncode == 0
-    digests = [program.summary(run)["weights_sha256"] for run in ("hosts", "alone")]
-    assert digests[0] == digests[1]
-    facts = json.loads((program.folder / "results/hosts/run.json").read_text())
-    assert len(facts["hosts"]) == 2
-    assert facts["reduction"].startswith(memory)
-    assert "between" in facts["reduction"]
+    where = hosts.placement(placement, hosts_of_ranks)
+    train = ["train", *options_of(digits_file, "3")]
+    with hosts.mpiexec(where, len(hosts_of_ranks), *train) as job:
+        assert job.wait() == 0, job.stderr
+    assert_ran_on(program, hosts.network, hosts_of_ranks)
+    assert program.summary("run")["weights_sha256"] == alone(3)
+
+
+@pytest.mark.parametrize(
+    ("num_hosts", "options", "hosts_of_ranks"),
+    [
+        (2, {}, [0, 1, 1]),
+        (3, {}, [0, 1, 2]),
+        (2, {"MPICH": "-ppn 1", "Open MPI": "--map-by node"}, [0, 1, 0, 1]),
+    ],
+)
+def test_lockstep_itself_spreads_the_ranks_over_hosts(
+    program, hosts, digits_file, alone, num_hosts, options, hosts_of_ranks
+):
+    more = options.get(hosts.family, "")
+    train = options_of(digits_file, "3")
+    with hosts.lockstep(num_hosts, len(hosts_of_ranks), *train, options=more) as job:
+        assert job.wait() == 0, job.stderr
+    assert_ran_on(program, hosts.network, hosts_of_ranks)
+    assert program.summary("run")["weights_sha256"] == alone(3)
+
+
+@pytest.mark.parametrize(("num_hosts", "lost_ranks"), [(2, [1, 2]), (3, [2])])
+def test_a_link_that_is_cut_ends_the_job_and_the_run_can_go_on(
+    program, hosts, digits_file, alone, num_hosts, lost_ranks
+):
+    network, lost = hosts.network, num_hosts - 1
+    train = options_of(digits_file, "60", "--stall-timeout-s", STALL_S)
+    with hosts.lockstep(num_hosts, 3, *train) as job:
+        wait_until_it_trains(program)
+        network.unplug(lost)
+        assert job.process.wait(60) == RANK_LOST, job.stderr
+        told = job.stderr
+        others = [host for host in range(num_hosts) if host != lost]
+        program.wait_for(lambda: not any(network.processes(host) for host in others))
+        # Those that nobody reaches find out by themselves; the launcher's own may wait there.
+        program.wait_for(lambda: not job.ranks())
+    (error,) = lines_of(told, "Error")
+    names = ", ".join(f"Rank {rank} ({network.names[lost]})" for rank in lost_ranks)
+    assert error.startswith(f"Error: {names} has not been heard of for {STALL_S} s, lost in step ")
+    assert error.endswith("Go on with: lockstep train --resume results/run")
+    assert program("train", "--resume", "results/run").returncode == 0
+    assert program.summary("run")["weights_sha256"] == alone(60)
+
+
+def test_a_link_that_is_cut_ends_the_ranks_of_a_launcher_of_the_users_own(
+    program, hosts, digits_file
+):
+    network = hosts.network
+    train = ["train", *options_of(digits_file, "100000", "--stall-timeout-s", STALL_S)]
+    with hosts.mpiexec(hosts.placement("unevenly", [0, 0, 1]), 3, *train) as job:
+        wait_until_it_trains(program)
+        network.unplug(1)
+        program.wait_for(lambda: not job.ranks())
+        if hosts.family == "MPICH":
+            assert job.process.wait(60) == RANK_LOST
+            program.wait_for(lambda: not network.processes(0))
+        else:
+            # Open MPI's waits for its daemon on the lost host until TCP gives up.
+            assert job.process.poll() is None
+            assert len(network.processes(0)) == 1
+    (error,) = lines_of(job.stderr, "Error")
+    assert f"Rank 2 ({network.names[1]}) has not been heard of for {STALL_S} s" in error
 
 
 def test_when_a_host_is_lost_the_job_goes_on_with_the_ranks_that_are_left(
-    program, hosts, launcher, digits_file
+    program, hosts, digits_file, alone
 ):
-    train = ("train", "--data", digits_file, "--epochs", "60", "--virtual-ranks", "4")
-    command = [
-        "ip", "netns", "exec", hosts[0], Path(program.python).with_name("lockstep"), *train,
-        "--run-name", "run", "--stall-timeout-s", "3", "-n", "3", "--hosts", ",".join(ADDRESSES),
-        f"--mpiexec-options={' '.join(launcher)}", "--restarts", "1",
-    ]  # fmt: skip
-    try:
-        with program.running(command, **NETWORK) as job:
-            program.wait_for((program.folder / "results/run/metrics.jsonl").exists)
-            ip("-n", hosts[0], "link", "set", "link1", "down")
-            # What was started on the lost host is out of the launcher's reach.
-            exit_code = job.process.wait(120)
-    finally:
-        ip("-n", hosts[0], "link", "set", "link1", "up")
-    assert exit_code == 0, job.stderr
-    errors = [line for line in job.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, job.stderr
-    assert f"({hosts[1]}) has not been heard of for 3 s" in errors[0]
-    assert f"Warning: {ADDRESSES[1]} can't be reached any more." in job.stderr
+    network = hosts.network
+    train = options_of(digits_file, "60", "--stall-timeout-s", STALL_S, "--restarts", "1")
+    with hosts.lockstep(2, 3, *train) as job:
+        wait_until_it_trains(program)
+        network.unplug(1)
+        # What was started on the lost host is out of the launcher's reach.
+        assert job.process.wait(120) == 0, job.stderr
+    (error,) = lines_of(job.stderr, "Error")
+    assert f"({network.names[1]}) has not been heard of for {STALL_S} s" in error
+    assert f"Warning: {network.addresses[1]} can't be reached any more." in job.stderr
     assert "Restart 1 of 1, on 1 rank." in job.stderr
-    assert program(*train, "--run-name", "alone").returncode == 0
-    digests = [program.summary(run)["weights_sha256"] for run in ("run", "alone")]
-    assert digests[0] == digests[1]
+    assert program.summary("run")["weights_sha256"] == alone(60)
+
+
+def test_on_slow_links_the_reduction_takes_as_long_as_computed(program, hosts, digits_file):
+    def reduce_s(run):
+        """Return the time per step, and the bytes that a host has sent."""
+        sent_bytes = hosts.network.sent_bytes(0)
+        train = ["--data", digits_file, "--run-name", run, "--epochs", "2", *WIDE]
+        with hosts.lockstep(2, 2, *train) as job:
+            assert job.wait() == 0, job.stderr
+        epochs = read_json_lines(program.folder / "results" / run / "metrics.jsonl")
+        seconds = np.array([epoch["reduce_s"] for epoch in epochs]) / STEPS_PER_EPOCH
+        sent_bytes = hosts.network.sent_bytes(0) - sent_bytes
+        print(run, seconds, sent_bytes / WIDE_STEP_BYTES, read_json(program.folder / "results" / run / "run.json")["reduction"], epochs[-1])
+        # More than those of the steps, since the ways to reduce were tried before.
+        assert sent_bytes > 2 * STEPS_PER_EPOCH * WIDE_STEP_BYTES
+        return seconds.min()
+
+    seconds = {"unlimited": reduce_s("unlimited")}
+    for rate, bytes_per_s in [("1gbit", 1e9 / 8), ("250mbit", 250e6 / 8)]:
+        hosts.network.limit(rate)
+        seconds[rate] = reduce_s(rate)
+        hosts.network.mend()
+        # What a link that was idle lets through at once is some percent of it.
+        assert seconds[rate] > 0.8 * WIDE_STEP_BYTES / bytes_per_s
+        assert (program.folder / "results" / rate / "plots" / "time_per_phase.png").exists()
+    assert seconds["250mbit"] > seconds["1gbit"]
+    runs = ("unlimited", "1gbit", "250mbit")
+    assert len({program.summary(run)["weights_sha256"] for run in runs}) == 1
+
+
+def test_hosts_of_other_cores_and_blas_kernels_train_together_and_it_is_told_once(
+    program, hosts, digits_file, monkeypatch
+):
+    # Where it is set, MPICH passes it on to the other host.
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    here, there = hosts.network.names[:2]
+    hosts.set_profile(1, "export OPENBLAS_CORETYPE=Nehalem; taskset -pc 0 $$ > output")
+    with hosts.lockstep(2, 2, *options_of(digits_file, "3")) as job:
+        assert job.wait() == 0, job.stderr
+    facts = facts_of(program)
+    cores = sorted(os.sched_getaffinity(0))
+    assert facts["binding"]["rank 1"] == f"{there}, core 0"
+    assert facts["binding"]["rank 0"].startswith(f"{here}, core{'s' * (len(cores) > 1)} ")
+    assert sorted(facts["kernels"].values()) == [1, 1]
+    (warning,) = lines_of(job.stderr, "Warning")
+    assert warning.startswith(
+        "Warning: the ranks compute with different NumPys, BLAS kernels or threads: "
+        f"rank 0 ({here}) with openblas "
+    )
+    assert f"; rank 1 ({there}) with openblas " in warning
+    assert " Nehalem, NumPy " in warning
+
+
+def test_a_host_with_another_lockstep_is_refused(program, hosts, digits_file):
+    here, there = hosts.network.names[:2]
+    folder = program.folder / "other"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import lockstep; lockstep.__version__ = '0.0.99'")
+    hosts.set_profile(1, f"export PYTHONPATH={folder}")
+    with hosts.lockstep(2, 2, *options_of(digits_file, "3")) as job:
+        assert job.wait() == USER_ERROR, job.stderr
+    assert lines_of(job.stderr, "Error") == ["Error: The ranks don't mean the same run:"]
+    version = lockstep.__version__
+    assert f"Lockstep: {version} on rank 0 ({here}), 0.0.99 on rank 1 ({there})\n" in job.stderr
+    assert not (program.folder / "results" / "run").exists()

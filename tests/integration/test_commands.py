@@ -267,7 +267,7 @@ def test_help_is_there_for_every_command(program):
     commands = re.findall(r"^  (\w+)  +\S", told.split("Commands:")[1], re.MULTILINE)
     assert commands == [
         "bench", "compare", "convert", "doctor", "evaluate", "inspect", "predict", "report",
-        "train", "verify",
+        "status", "submit", "train", "verify",
     ]  # fmt: skip
     for command in commands:
         assert len(program(command, "--help").stdout.splitlines()) > 5
