@@ -67,3 +67,51 @@ def test_a_folder_of_the_user_is_never_emptied(clone):
     assert done.returncode == 1
     assert "was not made by this script" in done.stderr
     assert (clone / ".venv" / "thesis.txt").read_text() == "all my work"
+
+
+@pytest.fixture
+def digest(program, digits_file):
+    """Run a script of launch/ for some epochs of the digits, and return the digest of its weights.
+
+    Without a script, Lockstep runs as a single process.
+    """
+    path = f"{Path(program.python).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(name, *arguments, **environment):
+        options = [ROOT / "launch" / "presets" / "digits.toml", "--data", digits_file, "--epochs",
+                   "3", "--run-name", name]  # fmt: skip
+        command = ["sh", ROOT / "launch" / name, *arguments] if arguments else ["lockstep", "train"]
+        if name == "local.sh":
+            command = ["sh", ROOT / "launch" / name]
+        done = program.run([*command, *options], PATH=path, **program.mpi_settings, **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, program.summary(name)["weights_sha256"]
+
+    return run
+
+
+def test_the_scripts_for_one_machine_and_for_some_hosts_give_the_same_bits(program, digest):
+    hosts = program.folder / "hosts.txt"
+    hosts.write_text("# the cluster\n\nlocalhost   # and no other\n")
+    local, found = digest("local.sh", RANKS="4")
+    assert ": ranks 4, virtual ranks 4" in local
+    told, other = digest("hosts.sh", hosts, RANKS_PER_HOST="3")
+    assert ": ranks 3, virtual ranks 4" in told
+    _, expected = digest("alone")
+    assert found == other == expected
+
+
+def test_a_rank_for_each_core_unless_it_has_more_threads(program, digest):
+    cores = len(os.sched_getaffinity(0))
+    told, _ = digest("local.sh")
+    assert f": ranks {cores}, virtual ranks 4" in told
+
+
+@pytest.mark.parametrize(("name", "mark"), [("slurm.sbatch", "#SBATCH"), ("pbs.sh", "#PBS")])
+def test_no_directive_comes_after_the_first_command(name, mark):
+    # Schedulers don't read any further.
+    lines = (ROOT / "launch" / name).read_text().splitlines()
+    first_command = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
+    directives = [n for n, line in enumerate(lines) if line.startswith(mark)]
+    assert len(directives) > 4
+    assert max(directives) < first_command
