@@ -214,7 +214,7 @@ def test_the_script_to_copy_runs_and_requeues(
 ):
     submitted = cluster(
         "sbatch", "--parsable", "--output=job.log", LAUNCH / "slurm.sbatch", PRESET,
-        "--data", digits_file, "--epochs", "60", RUN="copied", LAUNCHER=launcher,
+        "--data", digits_file, "--epochs", "30", RUN="copied", LAUNCHER=launcher,
     )  # fmt: skip
     job = submitted.stdout.strip()
     cluster.wait_for_epochs("copied", 1)
@@ -223,13 +223,13 @@ def test_the_script_to_copy_runs_and_requeues(
     log = (program.folder / "job.log").read_text()
     assert "Requeueing job" in log
     assert log.count("Going on after step") == 1
-    assert program.summary("copied")["weights_sha256"] == uninterrupted(60)
+    assert program.summary("copied")["weights_sha256"] == uninterrupted(30)
 
 
 def test_a_cancelled_job_stays_cancelled_and_goes_on_with_other_ranks(
     program, cluster, uninterrupted
 ):
-    job = cluster.submit("run", "--epochs", "150", "--until-done")
+    job = cluster.submit("run", "--epochs", "60", "--until-done")
     cluster.wait_for_epochs("run", 2)
     status = cluster.status("run")
     assert f"slurm job {job} is RUNNING on node[1-2] with 4 min" in status
@@ -243,39 +243,39 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_with_other_ranks(
     assert len(cluster.events("run", "started")) == 1
     assert f"slurm job {job} is CANCELLED" in cluster.status("run")
 
-    other = cluster.submit_again("run", "--nodes", "1", "--ranks-per-node", "2", "--epochs=150")
+    other = cluster.submit_again("run", "--nodes", "1", "--ranks-per-node", "2", "--epochs=60")
     assert cluster.wait_for_end(other) == "COMPLETED"
     assert "ranks 2, virtual ranks 4" in cluster.log("run")
-    assert program.summary("run")["weights_sha256"] == uninterrupted(150)
+    assert program.summary("run")["weights_sha256"] == uninterrupted(60)
 
 
 @pytest.mark.parametrize(
     "stop", [["--batch", "--signal=USR1"], ["--full", "--signal=USR1"], ["--full", "--signal=TERM"]]
 )
 def test_a_job_that_is_told_to_stop_is_requeued_and_goes_on(program, cluster, uninterrupted, stop):
-    job = cluster.submit("run", "--epochs", "60")
+    job = cluster.submit("run", "--epochs", "30")
     cluster.wait_for_epochs("run", 1)
     call(cluster.environment, "scancel", *stop, job)
     assert cluster.wait_for_end(job) == "COMPLETED"
     begun = [event["step"] for event in cluster.events("run", "started")]
     assert begun[0] == 0 < begun[1]
     assert len(begun) == 2
-    assert program.summary("run")["weights_sha256"] == uninterrupted(60)
+    assert program.summary("run")["weights_sha256"] == uninterrupted(30)
 
 
 def test_a_job_of_low_priority_gives_way_and_goes_on(program, cluster, uninterrupted):
-    job = cluster.submit("run", "--epochs", "60", "--partition", "low")
+    job = cluster.submit("run", "--epochs", "30", "--partition", "low")
     cluster.wait_for_epochs("run", 1)
     cluster("sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 3")
     assert cluster.wait_for_end(job) == "COMPLETED", cluster.log("run")
     assert len(cluster.events("run", "started")) == 2
-    assert program.summary("run")["weights_sha256"] == uninterrupted(60)
+    assert program.summary("run")["weights_sha256"] == uninterrupted(30)
 
 
 def test_a_job_whose_node_is_lost_goes_on_when_there_are_nodes_again(
     program, cluster, uninterrupted
 ):
-    job = cluster.submit("run", "--epochs", "60")
+    job = cluster.submit("run", "--epochs", "30")
     cluster.wait_for_epochs("run", 1)
     node2 = ("scontrol", "update", "nodename=node2")
     call(cluster.environment, *node2, "state=down", "reason=test")
@@ -286,11 +286,11 @@ def test_a_job_whose_node_is_lost_goes_on_when_there_are_nodes_again(
         cluster(*node2, "state=resume")
     assert cluster.wait_for_end(job) == "COMPLETED", cluster.log("run")
     assert len(cluster.events("run", "started")) == 2
-    assert program.summary("run")["weights_sha256"] == uninterrupted(60)
+    assert program.summary("run")["weights_sha256"] == uninterrupted(30)
 
 
 def test_where_requeueing_is_off_the_script_is_submitted_again(program, cluster, uninterrupted):
-    job = cluster.submit("run", "--epochs", "60", "--option=--no-requeue")
+    job = cluster.submit("run", "--epochs", "30", "--option=--no-requeue")
     cluster.wait_for_epochs("run", 1)
     call(cluster.environment, "scancel", "--batch", "--signal=USR1", job)
     program.wait_for(lambda: len(cluster.events("run", "submitted")) == 2)
@@ -300,7 +300,7 @@ def test_where_requeueing_is_off_the_script_is_submitted_again(program, cluster,
     assert "scontrol requeue" in log
     assert "Requested operation is presently disabled" in log
     assert f"Submitted job {other}" in log
-    assert program.summary("run")["weights_sha256"] == uninterrupted(60)
+    assert program.summary("run")["weights_sha256"] == uninterrupted(30)
 
 
 @pytest.mark.timeout(400)
