@@ -22,7 +22,7 @@ _NAMES = {
     "W": "WAITING",
     "X": "FINISHED",
 }
-_WAITING = {"HELD", "QUEUED", "MOVING", "WAITING"}
+_WAITING = {"EXITING", "HELD", "QUEUED", "MOVING", "WAITING"}
 
 
 class PBS:

@@ -27,7 +27,7 @@ class JobState:
     name : str
         In the scheduler's own words.
     is_running, is_waiting : bool
-        Whether it has its nodes, or is still to get them.
+        Whether it has its nodes, or is still to get them, or to give them back.
     reason : str
         Why it waits.
     nodes : str

@@ -9,7 +9,15 @@ from lockstep.cluster.scheduler import JobState, SchedulerError, call, seconds_o
 _FIELDS = "%T|%r|%N|%L|%S"
 # Slurm has the second one while it sends a signal.
 _RUNNING = {"RUNNING", "SIGNALING"}
-_WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"}
+_WAITING = {
+    "COMPLETING",
+    "CONFIGURING",
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESV_DEL_HOLD",
+}
 
 
 class Slurm:

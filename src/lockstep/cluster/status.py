@@ -87,9 +87,9 @@ def _job(folder: RunFolder) -> tuple[str, bool]:
         state = SCHEDULERS[last["scheduler"]].state(last["job"])
     except SchedulerError as error:
         return f"{what}, of which can't be asked: {error}", False
+    resume = f"Go on with: lockstep submit --resume {folder.path}"
     if state is None:
-        resume = f"lockstep submit --resume {folder.path}"
-        return f"{what} is not in the queue any more. Go on with: {resume}", False
+        return f"{what} is not in the queue any more. {resume}", False
     parts = [f"{what} is {state.name}"]
     if state.nodes:
         parts.append(f"on {state.nodes}")
@@ -99,6 +99,8 @@ def _job(folder: RunFolder) -> tuple[str, bool]:
         parts.append(f"expected to begin {state.start}")
     if state.is_running and state.remaining_s is not None:
         parts.append(f"with {duration(state.remaining_s)} left")
+    if not (state.is_running or state.is_waiting):
+        parts.append(f"and won't go on by itself. {resume}")
     return " ".join(parts), state.is_running
 
 

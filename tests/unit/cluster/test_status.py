@@ -71,6 +71,15 @@ def test_a_job_that_is_gone_is_told_with_the_way_to_go_on(folder, monkeypatch):
     assert f"Go on with: lockstep submit --resume {folder.path}" in told(folder)["State"]
 
 
+def test_a_job_that_was_ended_is_told_with_the_way_to_go_on(folder, monkeypatch):
+    History(folder).started("slurm", "7", 0)
+    in_queue(monkeypatch, JobState("CANCELLED"))
+    assert told(folder)["State"] == (
+        "slurm job 7 is CANCELLED and won't go on by itself. Go on with: "
+        f"lockstep submit --resume {folder.path}"
+    )
+
+
 def test_a_run_without_a_job_is_known_by_its_lock(folder):
     assert told(folder)["State"] == "not running (on this host)"
     with folder.lock():
