@@ -20,4 +20,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 HOSTS=$(uniq "$PBS_NODEFILE" | paste -s -d , -)
 # shellcheck disable=SC2086 - several options
 exec lockstep train "$CONFIG" $OPTIONS --run-name "$RUN" --go-on \
-    -n "$(wc -l < "$PBS_NODEFILE")" --hosts "$HOSTS"
+    -n "$(wc -l < "$PBS_NODEFILE")" --hosts "$HOSTS" --restarts 2

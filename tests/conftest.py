@@ -147,7 +147,7 @@ class Program:
     mpi_settings = MappingProxyType({
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
     })  # fmt: skip
 
     def __call__(self, *command, **environment):

@@ -201,6 +201,8 @@ def test_a_submitted_job_on_two_nodes_gives_the_bits_of_one_process(
     assert "job " + job in cluster.status("run")
     assert cluster.wait_for_end(job) == "COMPLETED", cluster.log("run")
     assert program.summary("run")["weights_sha256"] == uninterrupted(5)
+    facts = read_json(cluster.results / "run" / "run.json")
+    assert " between " in facts["reduction"]
     log = cluster.log("run")
     assert ": ranks 4, virtual ranks 4, in results/run" in log
     assert log.count("Epoch 5:") == 1
@@ -318,14 +320,15 @@ def test_a_training_longer_than_a_job_takes_as_many_as_it_needs(program, cluster
 
 
 def test_a_job_that_comes_no_further_is_not_requeued_for_ever(program, cluster):
-    # The first step kills a rank, each time.
+    # The third step kills a rank, each time.
     marker = program.folder / "marker"
     fault = f"export PYTHONPATH={INJECT} LOCKSTEP_FAULT=1,3,SIGKILL,{marker}"
-    job = cluster.submit("run", "--epochs", "3", "--setup", fault, "--setup", f"rm -f {marker}")
+    again = f"(while sleep 0.2; do rm -f {marker}; done) &"
+    job = cluster.submit("run", "--epochs", "3", "--setup", fault, "--setup", again)
     assert cluster.wait_for_end(job) == "FAILED", cluster.log("run")
     assert len(cluster.events("run", "started")) == 2
     log = cluster.log("run")
-    assert log.count("Error: Rank 1 has died in step 3") == 2
+    assert log.count("Error: Rank 1 has died in step 3") == 6
     assert "no progress between two restarts: both began after step 0" in log
     assert "lockstep submit --resume results/run" in log
     # Who has mended it may try again.

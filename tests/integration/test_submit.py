@@ -27,7 +27,7 @@ def test_a_dry_run_shows_the_script_and_leaves_nothing(submit):
     assert done.returncode == 0, done.stderr
     assert "6 ranks on 2 nodes, virtual ranks 6" in done.stdout
     assert "#SBATCH --ntasks-per-node=3\n" in done.stdout
-    assert '-n "$SLURM_NTASKS" --launcher srun --requeue until-done\n' in done.stdout
+    assert '-n "$SLURM_NTASKS" --launcher srun --restarts 2 --requeue until-done\n' in done.stdout
     assert "Nothing was submitted" in done.stdout
     assert not list((submit.folder / "results").glob("*"))
 

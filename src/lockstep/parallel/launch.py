@@ -172,9 +172,11 @@ class Launch:
         start = _srun(library) if is_srun else [str(find_mpiexec(library))]
         own = {} if is_srun else {STARTED_HERE: str(self.num_ranks)}
         own |= variables or {}
-        # One BLAS thread per rank, before NumPy loads; what the user has set is respected.
+        # One BLAS thread per rank, before NumPy loads; what the user has set is respected, on other
+        # hosts too.
         if "OMP_NUM_THREADS" not in os.environ:
-            own |= {name: os.environ.get(name, "1") for name in _THREAD_VARIABLES}
+            own |= dict.fromkeys(_THREAD_VARIABLES, "1")
+        own |= {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
         if sys.stdout.isatty():
             # The ranks only see a pipe, so tell them how wide the terminal at its end is.
             own[_TERMINAL_WIDTH] = str(shutil.get_terminal_size().columns)
@@ -191,7 +193,8 @@ class Launch:
     def _open_mpi(self, own: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Return Open MPI's options and the settings that the user's own take precedence over."""
         # It counts physical cores, and would refuse more ranks than those; and so it binds none.
-        settings = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+        # Without "slot", all ranks would run on the first host.
+        settings = {"PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe"}
         if os.geteuid() == 0:
             # In a container there is no other user.
             settings["OMPI_ALLOW_RUN_AS_ROOT"] = settings["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"

@@ -67,7 +67,7 @@ def test_a_script_of_slurm_has_what_was_asked_for():
         "module load mpich/4",
         "ulimit -l unlimited",
         "exec lockstep train '--resume=results/a run' \\",
-        '    -n "$SLURM_NTASKS" --launcher srun --requeue until-done',
+        '    -n "$SLURM_NTASKS" --launcher srun --restarts 2 --requeue until-done',
     ):
         assert line in lines
     directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
