@@ -119,7 +119,8 @@ def test_a_link_that_is_cut_ends_the_job_and_the_run_can_go_on(
             program.wait_for(lambda host=host: not network.processes(host))
         (error,) = lines_of(job.stderr, "Error")
     names = ", ".join(f"Rank {host} ({network.names[host]})" for host in lost)
-    assert error.startswith(f"Error: {names} has not been heard of for {STALL_S} s, lost in step ")
+    have = "has" if len(lost) == 1 else "have"
+    assert error.startswith(f"Error: {names} {have} not been heard of for {STALL_S} s, lost in ")
     assert error.endswith("Go on with: lockstep train --resume results/run")
     assert program("train", "--resume", "results/run").returncode == 0
     assert program.summary("run")["weights_sha256"] == alone(LONG)

@@ -191,8 +191,8 @@ class Judge:
         if not awaited or len(awaited) == len(there):
             return f"No rank has made progress for {limit_s:.0f} s, {there[0].place}."
         return (
-            f"{_names(awaited)} has made no progress for {limit_s:.0f} s, {awaited[0].place}, "
-            "and the others wait for it."
+            f"{_names_have(awaited)} made no progress for {limit_s:.0f} s, {awaited[0].place}, "
+            f"and the others wait for {'it' if len(awaited) == 1 else 'them'}."
         )
 
     def _last_place(self, lost: Pulse) -> str:
@@ -217,21 +217,25 @@ class Judge:
         left_s = now_s - max(pulse.left_s or 0.0 for pulse in gone)
         if min(stood_still_s, left_s) < _LEFT_S:
             return None
-        return f"{_names(gone)} has ended, while the others wait for it {there[0].place}."
+        them = "it" if len(gone) == 1 else "them"
+        return f"{_names_have(gone)} ended, while the others wait for {them} {there[0].place}."
 
     def _silent(self, now_s: float) -> str | None:
         limit_s = self.limit_s
         silent = [pulse for pulse in self._there if now_s - pulse.heard_s > limit_s]
         if not (self.timeout_s and silent):
             return None
-        return (
-            f"{_names(silent)} has not been heard of for {limit_s:.0f} s, lost "
-            f"{self._last_place(silent[0])}: it is stopped or out of reach, or its host is lost."
-        )
+        where = f"lost {self._last_place(silent[0])}"
+        why = "it is stopped or out of reach, or its host is lost"
+        if len(silent) > 1:
+            why = "they are stopped or out of reach, or their hosts are lost"
+        return f"{_names_have(silent)} not been heard of for {limit_s:.0f} s, {where}: {why}."
 
 
-def _names(pulses: list[Pulse]) -> str:
-    """Name some ranks, but no more than can be read."""
+def _names_have(pulses: list[Pulse]) -> str:
+    """Name some ranks, but no more than can be read, and begin to tell what they have done."""
     names = [pulse.name for pulse in pulses]
     shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+    if len(names) > 8:
+        shown += f" and {len(names) - 8} more"
+    return f"{shown} {'has' if len(names) == 1 else 'have'}"

@@ -26,7 +26,7 @@ _FINAL = (FAILURE, USER_ERROR, INTERRUPTED, RESUMABLE)
 # A host that can be reached starts a program within this time.
 _PROBE_S = 20
 # What a launcher may take to end when a rank has died.
-_ENDING_S = 15
+_ENDING_S = 8
 # How soon the end of the launcher is noticed.
 _LOOK_S = 0.05
 

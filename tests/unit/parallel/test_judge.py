@@ -48,6 +48,13 @@ def test_a_silent_rank_is_named_after_the_timeout():
     assert text.startswith("Rank 1 has not been heard of for 60 s, lost in step 6, phase data: ")
 
 
+def test_several_silent_ranks_are_named_together():
+    judge = judge_of(WAITING, beat(step=5), beat(step=5))
+    _, text = hear(judge, range(1, 100), WAITING, None, None)
+    assert text.startswith("Rank 1, Rank 2 have not been heard of for 60 s, lost in step 6")
+    assert text.endswith(": they are stopped or out of reach, or their hosts are lost.")
+
+
 def test_a_rank_that_stands_still_is_told_from_those_that_wait_for_it():
     stuck = beat(phase="data")
     judge = judge_of(WAITING, WAITING, stuck)
