@@ -52,7 +52,7 @@ _HDF5_ERRORS = (
 # What opens a file without a lock, where the HDF5 library knows it.
 UNLOCKED = {"locking": False} if h5py.version.hdf5_version_tuple >= (1, 12, 1) else {}
 # It is obeyed before all that a program asks for.
-_LOCKING_VARIABLE = "HDF5_USE_FILE_LOCKING"
+LOCKING_VARIABLE = "HDF5_USE_FILE_LOCKING"
 BLOCK_BYTES = 2**23
 
 
@@ -383,7 +383,7 @@ def open_unlocked(path: Path, mode: str, **options: Any) -> h5py.File:  # noqa: 
     """
     if not UNLOCKED:
         # These versions of the library look at it whenever they open a file.
-        os.environ.setdefault(_LOCKING_VARIABLE, "FALSE")
+        os.environ.setdefault(LOCKING_VARIABLE, "FALSE")
     try:
         return h5py.File(path, mode, **UNLOCKED, **options)
     except OSError as error:
@@ -391,8 +391,8 @@ def open_unlocked(path: Path, mode: str, **options: Any) -> h5py.File:  # noqa: 
             raise
         raise UserError(
             f"HDF5 can't lock {path}: {os.strerror(error.errno or 0)}. Lockstep needs no lock, "
-            f"but {_LOCKING_VARIABLE} is {os.environ.get(_LOCKING_VARIABLE)} in the environment. "
-            f"Unset it, or: export {_LOCKING_VARIABLE}=FALSE"
+            f"but {LOCKING_VARIABLE} is {os.environ.get(LOCKING_VARIABLE)} in the environment. "
+            f"Unset it, or: export {LOCKING_VARIABLE}=FALSE"
         ) from error
 
 

@@ -2,14 +2,14 @@
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
 
 import h5py
 
-from lockstep.data.dataset_file import UNLOCKED, DatasetFile, block_rows
+from lockstep.data.dataset_file import LOCKING_VARIABLE, DatasetFile, block_rows
 from lockstep.doctor.findings import Finding
 from lockstep.errors import UserError
 
@@ -45,16 +45,16 @@ def examine(data: Path | None, results: Path) -> Iterator[Finding]:
     yield _room(results)
 
 
-def _hdf5() -> Finding:
+def _hdf5(environment: Mapping[str, str] = os.environ) -> Finding:
     text = f"h5py {h5py.version.version} with HDF5 {h5py.version.hdf5_version}"
-    if UNLOCKED:
+    wanted = environment.get(LOCKING_VARIABLE, "FALSE")
+    if wanted.upper() in {"FALSE", "0"}:
         return Finding("ok", _TOPIC, f"{text}, which reads data sets without locking them.")
     return Finding(
         "note",
         _TOPIC,
-        f"{text}, which locks each file that it opens.",
-        "If data sets on a network file system can't be opened: export "
-        "HDF5_USE_FILE_LOCKING=FALSE, or install a newer h5py.",
+        f"{text}, which locks each file that it opens, for {LOCKING_VARIABLE} is {wanted}.",
+        f"If data sets on a network file system can't be opened: unset {LOCKING_VARIABLE}.",
     )
 
 

@@ -44,10 +44,17 @@ def test_a_file_that_is_no_data_set_is_broken(tmp_path):
     assert "--data" in data.remedy
 
 
-def test_a_library_that_locks_files_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(storage, "UNLOCKED", {})
+@pytest.mark.parametrize(
+    ("wanted", "severity"),
+    [(None, "ok"), ("FALSE", "ok"), ("TRUE", "note"), ("BEST_EFFORT", "note")],
+)
+def test_an_environment_that_wants_files_locked_is_named(monkeypatch, tmp_path, wanted, severity):
+    monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+    if wanted:
+        monkeypatch.setenv("HDF5_USE_FILE_LOCKING", wanted)
     hdf5, _, _ = storage.examine(None, tmp_path)
-    assert "HDF5_USE_FILE_LOCKING=FALSE" in hdf5.remedy
+    assert hdf5.severity == severity
+    assert ("unset HDF5_USE_FILE_LOCKING" in hdf5.remedy) == (severity == "note")
 
 
 def test_no_room_for_results(monkeypatch, tmp_path):
