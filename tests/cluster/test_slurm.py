@@ -326,6 +326,9 @@ def test_a_job_that_comes_no_further_is_not_requeued_for_ever(program, cluster):
     again = f"(while sleep 0.2; do rm -f {marker}; done) &"
     job = cluster.submit("run", "--epochs", "3", "--setup", fault, "--setup", again)
     assert cluster.wait_for_end(job) == "FAILED", cluster.log("run")
+    # Another job, for the first one's number is that of what its killed ranks have left behind.
+    _, last = cluster.events("run", "submitted")
+    assert cluster.wait_for_end(last["job"]) == "FAILED", cluster.log("run")
     assert len(cluster.events("run", "started")) == 2
     log = cluster.log("run")
     assert log.count("Error: Rank 1 has died in step 3") == 6

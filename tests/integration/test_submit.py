@@ -29,7 +29,7 @@ def test_a_dry_run_shows_the_script_and_leaves_nothing(submit):
     assert "#SBATCH --ntasks-per-node=3\n" in done.stdout
     assert '-n "$SLURM_NTASKS" --launcher srun --restarts 2 --requeue until-done\n' in done.stdout
     assert "Nothing was submitted" in done.stdout
-    assert not list((submit.folder / "results").glob("*"))
+    assert not (submit.folder / "results").exists()
 
 
 def test_the_sites_file_is_read(submit):
@@ -61,7 +61,7 @@ def test_what_would_fail_in_the_queue_is_refused_before(submit, words, message):
     assert done.returncode == 2, done.stdout
     assert message in done.stderr
     assert done.stderr.count("Error: ") == 1
-    assert not list((submit.folder / "results").glob("*"))
+    assert not (submit.folder / "results").exists()
 
 
 def test_a_data_set_that_is_missing_is_found_before(program):
@@ -83,7 +83,7 @@ def test_a_scheduler_whose_commands_are_missing_is_named(submit):
     done = submit("--scheduler", "slurm", PATH=os.devnull)
     assert done.returncode == 2
     assert "There is no sbatch on the PATH of this machine." in done.stderr
-    assert not list((submit.folder / "results").glob("*"))
+    assert not (submit.folder / "results").exists()
 
 
 def test_requeueing_is_for_jobs(program, digits_file):

@@ -106,6 +106,7 @@ def submit(
     config, dataset_name = check_job(config, request)
     if resume:
         check_not_queued(RunFolder(resume))
+    is_first = not results.exists()
     folder = RunFolder(resume) if resume else RunFolder.claim(results, run_name, dataset_name)
     requeue = "until-done" if until_done else "interrupted"
     submission = Submission(
@@ -122,6 +123,8 @@ def submit(
     finally:
         if not resume and not folder.config.exists():
             folder.discard()
+            if is_first:
+                results.rmdir()
     click.echo(f"Submitted job {job}. See: lockstep status {quoted(folder.path)}")
 
 

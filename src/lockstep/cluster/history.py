@@ -41,16 +41,25 @@ class History:
         lines = self._lines()
         return bool(lines) and lines[-1]["event"] == "time is up"
 
-    def stands_still(self, step: int) -> bool:
+    def stands_still(self, step: int, job: str) -> bool:
         """Return whether the last restart began at this step, too, and so has led nowhere.
 
-        The first start after a submission by the user is no restart.
+        Parameters
+        ----------
+        step : int
+            Where the job would begin, or begin again.
+        job : str
+            Which one. The first start of one that a user has submitted is no restart.
         """
         begun: list[int] = []
-        for line in self._lines():
-            if line["event"] == "submitted" and line["by_user"]:
+        own: set[str] = set()
+        for line in [*self._lines(), {"event": "now", "job": job}]:
+            if line["event"] == "submitted" and not line["by_user"]:
+                own.add(line["job"])
+            elif line["event"] in {"started", "now"} and line["job"] not in own:
                 begun.clear()
-            elif line["event"] == "started":
+                own = {line["job"]}
+            if line["event"] == "started":
                 begun.append(line["step"])
         return len(begun) > 1 and begun[-1] == step
 

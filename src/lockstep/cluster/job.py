@@ -2,22 +2,25 @@
 
 import math
 import os
+import signal
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from lockstep.cluster.history import History
+from lockstep.cluster.request import quoted
 from lockstep.cluster.scheduler import Scheduler, SchedulerError, call
 from lockstep.cluster.schedulers import own_job
 from lockstep.errors import RANK_LOST, RESUMABLE, SharedFailureError, UserError
 from lockstep.storage.checkpoint import CheckpointStore
 from lockstep.storage.run_folder import RunFolder
+from lockstep.train.requests import SAVE_SIGNALS, STOP_SIGNALS
 
 REQUEUE_WHEN = ("never", "interrupted", "until-done")
-# Where no scheduler tells it: seconds since 1970.
+# The end of the job in seconds since 1970, for where no scheduler tells it.
 JOB_END = "LOCKSTEP_JOB_END"
 # A signal that comes so soon before the end tells of it: the scripts ask for a minute, and Slurm
 # may send it another one early.
@@ -27,26 +30,23 @@ _LAST_SIGNAL_S = 130
 def job_end_s(environment: Mapping[str, str] = os.environ) -> float:
     """Return when the job that this process is part of is ended, in seconds since 1970.
 
-    Infinity outside of jobs, and where nobody tells.
+    The scheduler and the environment may tell; the earlier one counts. Infinity where neither does.
 
     Raises
     ------
     UserError
         When LOCKSTEP_JOB_END is no number.
     """
-    if JOB_END in environment:
-        try:
-            return float(environment[JOB_END])
-        except ValueError as error:
-            raise UserError(
-                f"{JOB_END}={environment[JOB_END]}: seconds since 1970, please, as `date +%s` has."
-            ) from error
+    text = environment.get(JOB_END, "")
+    if text and not text.isdecimal():
+        raise UserError(f"{JOB_END}={text}: seconds since 1970, please, as `date +%s` has them.")
+    end_s = float(text or math.inf)
     found = own_job(environment)
     with suppress(SchedulerError):
         state = found[0].state(found[1]) if found else None
         if state and state.remaining_s is not None:
-            return time.time() + state.remaining_s
-    return math.inf
+            return min(end_s, time.time() + state.remaining_s)
+    return end_s
 
 
 class Job:
@@ -109,24 +109,31 @@ class Job:
         SharedFailureError
             When it has led nowhere, and would go on like that.
         """
-        if not self._is_to_go_on(exit_code):
-            return exit_code
-        self._check_progress()
-        if not self._is_still_running():
-            click.echo("The job is being ended or requeued by others, so it is left to them.")
-            return exit_code
-        try:
-            self._go_on()
-        except SchedulerError as error:
-            click.echo(f"Error: {error}\nGo on with: {self._remedy}", err=True)
+        with _undisturbed():
+            if not self._is_to_go_on(exit_code):
+                return exit_code
+            self._check_progress()
+            if not self._is_still_running():
+                click.echo("The job is being ended or requeued by others, so it is left to them.")
+                return exit_code
+            try:
+                self._go_on(exit_code)
+            except SchedulerError as error:
+                click.echo(f"Error: {error}\nGo on with: {self._remedy}", err=True)
         return exit_code
 
     def _is_to_go_on(self, exit_code: int) -> bool:
-        if self._requeue == "until-done":
-            return exit_code in {RESUMABLE, RANK_LOST}
+        if not self._folder.config.is_file():
+            # It has not got so far that there is anything to go on with.
+            return False
+        if exit_code == RANK_LOST:
+            return True
         is_late = time.time() > self._end_s - _LAST_SIGNAL_S
-        is_interrupted = exit_code == RESUMABLE and not (is_late or self._history.was_time_up)
-        return is_interrupted or exit_code == RANK_LOST
+        is_time_up = is_late or self._history.was_time_up
+        if not (is_time_up or self._scheduler.tells_cancellation):
+            # Perhaps the user has cancelled it.
+            return False
+        return exit_code == RESUMABLE and (self._requeue == "until-done" or not is_time_up)
 
     def _is_still_running(self) -> bool:
         """Return whether nobody has cancelled or requeued the job meanwhile."""
@@ -137,17 +144,21 @@ class Job:
             return True
         return state is not None and state.is_running
 
-    def _go_on(self) -> None:
+    def _go_on(self, exit_code: int) -> None:
         """Requeue the job, or submit its script once more.
+
+        After the loss of a rank, rather the latter: shared memory that killed ranks have left
+        behind is in the way of a job with the same number, for MPICH names it by that.
 
         Raises
         ------
         SchedulerError
             With what the scheduler has said to the last attempt.
         """
+        script = self._folder.job_script
         requeueing = self._scheduler.requeueing(self._number)
         problem: SchedulerError | None = None
-        if requeueing:
+        if requeueing and not (exit_code == RANK_LOST and script.is_file()):
             click.echo(f"Requeueing job {self._number}: it goes on from its newest checkpoint.")
             try:
                 call(requeueing)
@@ -155,7 +166,6 @@ class Job:
                 problem = error
             else:
                 return
-        script = self._folder.job_script
         if not script.is_file():
             raise problem or SchedulerError(f"There is no {script} to submit once more.")
         if problem:
@@ -168,17 +178,31 @@ class Job:
 
     @property
     def _remedy(self) -> str:
-        return f"lockstep submit --resume {self._folder.path}"
+        return f"lockstep submit --resume {quoted(self._folder.path)}"
 
     def _check_progress(self) -> None:
         step = self._newest_step
-        if self._history.stands_still(step):
+        is_done = self._folder.summary.exists()
+        if not is_done and self._history.stands_still(step, self._number):
             raise SharedFailureError(
                 f"The job has made no progress between two restarts: both began after step {step}, "
                 "and no later checkpoint was saved. So it is not started again. See why in "
                 f"{self._folder.job}; if its time was too short, ask for more --time, or save more "
                 f"often (--checkpoint-every-minutes): {self._remedy}"
             )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore the signals that have told of the end already, until what is to follow is arranged."""
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (*STOP_SIGNALS, *SAVE_SIGNALS)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def submit_script(scheduler: Scheduler, folder: RunFolder, script: Path, *, after: str = "") -> str:

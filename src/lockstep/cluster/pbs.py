@@ -22,7 +22,7 @@ _NAMES = {
     "W": "WAITING",
     "X": "FINISHED",
 }
-_WAITING = {"EXITING", "HELD", "QUEUED", "MOVING", "WAITING"}
+_WAITING = {"BEGUN", "EXITING", "HELD", "QUEUED", "MOVING", "SUSPENDED", "WAITING"}
 
 
 class PBS:
@@ -32,6 +32,8 @@ class PBS:
     submit_program = "qsub"
     template = "pbs.sh.jinja"
     launcher = "mpiexec"
+    # Its jobs are running until they have ended.
+    tells_cancellation = False
 
     def own_job(self, environment: Mapping[str, str]) -> str | None:
         """Read PBS_JOBID."""

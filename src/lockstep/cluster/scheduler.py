@@ -66,6 +66,10 @@ class Scheduler(Protocol):
     def launcher(self) -> str:
         """What usually starts the ranks of a job."""
 
+    @property
+    def tells_cancellation(self) -> bool:
+        """Whether a job that its user has cancelled is not running any more when it is told so."""
+
     def own_job(self, environment: Mapping[str, str]) -> str | None:
         """Return the job that a process with this environment is part of."""
 
@@ -121,7 +125,9 @@ def seconds_of(text: str) -> float | None:
     days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
     if not (
-        all(part.isdigit() for part in parts) and len(parts) <= 3 and (not dash or days.isdigit())
+        all(part.isdecimal() for part in parts)
+        and len(parts) <= 3
+        and (not dash or days.isdecimal())
     ):
         return None
     if dash:

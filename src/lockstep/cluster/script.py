@@ -40,11 +40,12 @@ def job_script(
         template = environment.from_string(_template_text(request, scheduler))
         return template.render(
             vars(request)
+            | {"time_s": request.time_s}
             | {"walltime": _walltime(request.time_s), "command": command}
             | {"launcher": request.launcher or scheduler.launcher}
             | words
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f"The template {name} won't do: {error}.") from error
 
 
@@ -54,8 +55,8 @@ def _template_text(request: JobRequest, scheduler: Scheduler) -> str:
         return templates.joinpath(scheduler.template).read_text(encoding="utf-8")
     try:
         return Path(request.template).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"Can't read the template {request.template}: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Can't read the template {request.template}: {error}.") from error
 
 
 def _walltime(seconds: int) -> str:

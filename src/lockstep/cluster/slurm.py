@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lockstep.cluster.scheduler import JobState, SchedulerError, call, seconds_of
 
-_FIELDS = "%T|%r|%N|%L|%S"
+_FIELDS = "%A|%T|%r|%N|%L|%S"
 # Slurm has the second one while it sends a signal.
 _RUNNING = {"RUNNING", "SIGNALING"}
 _WAITING = {
@@ -16,7 +16,11 @@ _WAITING = {
     "REQUEUED",
     "REQUEUE_FED",
     "REQUEUE_HOLD",
+    "RESIZING",
     "RESV_DEL_HOLD",
+    "STAGE_OUT",
+    "STOPPED",
+    "SUSPENDED",
 }
 
 
@@ -27,6 +31,7 @@ class Slurm:
     submit_program = "sbatch"
     template = "slurm.sh.jinja"
     launcher = "srun"
+    tells_cancellation = True
 
     def own_job(self, environment: Mapping[str, str]) -> str | None:
         """Read SLURM_JOB_ID."""
@@ -58,9 +63,11 @@ class Slurm:
             if "Invalid job id" in str(error):
                 return None
             raise
-        if not told.strip():
+        # Of an array, it tells of all tasks.
+        own = [line for line in told.splitlines() if line.startswith(f"{job}|")]
+        if not own:
             return None
-        name, reason, nodes, remaining, start = told.splitlines()[0].split("|")
+        _, name, reason, nodes, remaining, start = own[0].split("|")
         return JobState(
             name=name,
             is_running=name in _RUNNING,

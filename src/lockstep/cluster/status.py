@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from lockstep.cluster.history import History
-from lockstep.cluster.scheduler import SchedulerError
+from lockstep.cluster.request import quoted
+from lockstep.cluster.scheduler import JobState, SchedulerError
 from lockstep.cluster.schedulers import SCHEDULERS
 from lockstep.config import load_config
 from lockstep.report.labels import duration
@@ -77,20 +78,30 @@ def status_text(folder: RunFolder) -> str:
 
 def _job(folder: RunFolder) -> tuple[str, bool]:
     """Return in words what the run's job or process does, and whether it trains."""
+    last = History(folder).job()
+    text, state = "", None
+    if last is not None:
+        text = f"{last['scheduler']} job {last['job']}"
+        try:
+            state = SCHEDULERS[last["scheduler"]].state(last["job"])
+        except SchedulerError as error:
+            text += f", of which can't be asked: {error}"
+        else:
+            text += _state_text(state, f"lockstep submit --resume {quoted(folder.path)}")
+    if state and (state.is_running or state.is_waiting):
+        return text, state.is_running
     if folder.summary.exists():
         return f"finished; see {folder.summary}", False
-    last = History(folder).job()
-    if last is None:
-        return ("training", True) if _is_locked(folder) else ("not running (on this host)", False)
-    what = f"{last['scheduler']} job {last['job']}"
-    try:
-        state = SCHEDULERS[last["scheduler"]].state(last["job"])
-    except SchedulerError as error:
-        return f"{what}, of which can't be asked: {error}", False
-    resume = f"Go on with: lockstep submit --resume {folder.path}"
+    if text:
+        return text, False
+    return ("training", True) if _is_locked(folder) else ("not running (on this host)", False)
+
+
+def _state_text(state: JobState | None, remedy: str) -> str:
+    """Return what is to be told of a job's state, and how to go on if it doesn't by itself."""
     if state is None:
-        return f"{what} is not in the queue any more. {resume}", False
-    parts = [f"{what} is {state.name}"]
+        return f" is not in the queue any more. Go on with: {remedy}"
+    parts = [f" is {state.name}"]
     if state.nodes:
         parts.append(f"on {state.nodes}")
     if state.reason:
@@ -100,8 +111,8 @@ def _job(folder: RunFolder) -> tuple[str, bool]:
     if state.is_running and state.remaining_s is not None:
         parts.append(f"with {duration(state.remaining_s)} left")
     if not (state.is_running or state.is_waiting):
-        parts.append(f"and won't go on by itself. {resume}")
-    return " ".join(parts), state.is_running
+        parts.append(f"and won't go on by itself. Go on with: {remedy}")
+    return " ".join(parts)
 
 
 def _is_locked(folder: RunFolder) -> bool:

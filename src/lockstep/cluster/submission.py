@@ -1,5 +1,6 @@
 """Submitting a training as a job: what is checked before, and what is written."""
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import click
 
 from lockstep.cluster.history import History
 from lockstep.cluster.job import submit_script
-from lockstep.cluster.request import JobRequest
+from lockstep.cluster.request import JobRequest, quoted
 from lockstep.cluster.scheduler import Scheduler, SchedulerError
 from lockstep.cluster.schedulers import SCHEDULERS
 from lockstep.cluster.script import job_script
@@ -58,7 +59,7 @@ class Submission:
             self.request,
             self.scheduler,
             {
-                "name": self.folder.path.name,
+                "name": re.sub(r"[^\w.-]", "_", self.folder.path.name),
                 "script": self.folder.job_script,
                 "job_folder": self.folder.job,
                 "programs": Path(sys.executable).parent,
@@ -113,6 +114,8 @@ def check_job(config: Config, request: JobRequest) -> tuple[Config, str]:
         When the configuration won't do, there are more ranks than virtual ranks, the data set
         can't be opened or trained on, or the ranks of a node take more memory than was asked for.
     """
+    if request.scheduler == "pbs" and request.launcher == "srun":
+        raise UserError("--launcher srun is for jobs of Slurm; with PBS, take mpiexec.")
     resolved = resolve(config, request.num_ranks)
     with open_dataset(resolved) as dataset:
         dataset.check_training_classes()
@@ -121,10 +124,11 @@ def check_job(config: Config, request: JobRequest) -> tuple[Config, str]:
             resolved, dataset.info, request.nodes, request.ranks_per_node, memory_bytes
         )
         name = dataset.info.name
+    ranks = f"{request.num_ranks} rank{'s' * (request.num_ranks > 1)}"
+    nodes = f"{request.nodes} node{'s' * (request.nodes > 1)}"
     click.echo(
-        f"{request.num_ranks} ranks on {request.nodes} node{'s' * (request.nodes > 1)}, virtual "
-        f"ranks {resolved.training.virtual_ranks}; each node takes about "
-        f"{footprint_bytes / 1e6:,.0f} MB of memory."
+        f"{ranks} on {nodes}, virtual ranks {resolved.training.virtual_ranks}; each node takes "
+        f"about {footprint_bytes / 1e6:,.0f} MB of memory."
     )
     virtual_ranks = resolved.training.virtual_ranks
     return replace(config, training=replace(config.training, virtual_ranks=virtual_ranks)), name
@@ -149,5 +153,5 @@ def check_not_queued(folder: RunFolder) -> None:
     if state and (state.is_running or state.is_waiting):
         raise UserError(
             f"Job {last['job']} of {folder.path} is {state.name} already, and two jobs never train "
-            f"one run. Wait for it or cancel it; lockstep status {folder.path} tells more."
+            f"one run. Wait for it or cancel it; lockstep status {quoted(folder.path)} tells more."
         )

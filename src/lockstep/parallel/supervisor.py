@@ -58,18 +58,23 @@ def supervise(
     int
         The exit code.
     """
-    for restart in range(num_restarts + 1):
-        attempt = _Attempt(launch, remedy)
-        exit_code = attempt.run(next_arguments())
-        if exit_code == 0 and is_done():
-            return 0
-        if attempt.was_stopped or (exit_code in _FINAL and not attempt.has_lost_rank):
-            return exit_code if exit_code in _FINAL else RESUMABLE
-        if restart < num_restarts:
-            launch = without_lost_hosts(launch)
-            ranks = f"{launch.num_ranks} rank{'s' * (launch.num_ranks > 1)}"
-            click.echo(f"Restart {restart + 1} of {num_restarts}, on {ranks}.", err=True)
-    return RANK_LOST if attempt.has_begun else FAILURE
+    signals: list[int] = []
+    with _noting(signals):
+        for restart in range(num_restarts + 1):
+            attempt = _Attempt(launch, remedy, signals)
+            exit_code = attempt.run(next_arguments())
+            if exit_code == 0 and is_done():
+                return 0
+            if attempt.was_stopped or (exit_code in _FINAL and not attempt.has_lost_rank):
+                return exit_code if exit_code in _FINAL else RESUMABLE
+            if restart < num_restarts:
+                launch = without_lost_hosts(launch)
+                ranks = f"{launch.num_ranks} rank{'s' * (launch.num_ranks > 1)}"
+                click.echo(f"Restart {restart + 1} of {num_restarts}, on {ranks}.", err=True)
+            if set(signals) & set(_STOPPING):
+                # It came while nobody was there to be told.
+                return RESUMABLE
+        return RANK_LOST if attempt.has_begun else FAILURE
 
 
 class _Attempt:
@@ -85,12 +90,12 @@ class _Attempt:
         Whether any rank was heard of; a single one never calls.
     """
 
-    def __init__(self, launch: Launch, remedy: str) -> None:
+    def __init__(self, launch: Launch, remedy: str, signals: list[int]) -> None:
         self._launch = launch
         self._remedy = remedy
         self._judge = Judge([f"Rank {rank}" for rank in range(launch.num_ranks)], 0.0)
         self.was_stopped = False
-        self._signals: list[int] = []
+        self._signals = signals
         self.has_begun = launch.num_ranks == 1
         self._is_told = False
         self._dead: int | None = None
@@ -106,12 +111,11 @@ class _Attempt:
         addresses = ["127.0.0.1"] if is_local else own_addresses()
         where = json.dumps([token, board.port, addresses])
         command, environment = self._launch.command(arguments, {SUPERVISOR: where})
-        with _noting(self._signals):
-            # In a session of its own, the terminal's Ctrl-C reaches it once, from here.
-            process = subprocess.Popen(  # noqa: S603 - our own program
-                command, env=environment, start_new_session=True
-            )
-            self._listen(board, process)
+        # In a session of its own, the terminal's Ctrl-C reaches it once, from here.
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command, env=environment, start_new_session=True
+        )
+        self._listen(board, process)
         if self._dead is not None and process.returncode:
             text = self._judge.has_died(self._dead, is_fresh=self._is_fresh)
             click.echo(f"Error: {text} {self._remedy}", err=True)

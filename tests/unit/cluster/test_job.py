@@ -1,6 +1,8 @@
 """When a job begins again, and how."""
 
 import math
+import os
+import signal
 import time
 
 import pytest
@@ -46,6 +48,7 @@ def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.job.mkdir(parents=True)
     folder.checkpoints.mkdir()
+    folder.config.touch()
     folder.job_script.touch()
     return folder
 
@@ -59,16 +62,14 @@ def end(scheduler, folder, ending, requeue="interrupted", *, is_time_up=False):
     return scheduler.calls
 
 
-REQUEUED = ["scontrol requeue 7"]
+REQUEUED, SUBMITTED = ["scontrol requeue 7"], "sbatch --parsable --dependency=afterany:7 "
 
 
 @pytest.mark.parametrize(
     ("ending", "requeue", "expected"),
     [
         (RESUMABLE, "interrupted", REQUEUED),
-        (RANK_LOST, "interrupted", REQUEUED),
         (RESUMABLE, "until-done", REQUEUED),
-        (RANK_LOST, "until-done", REQUEUED),
         (0, "until-done", []),
         (1, "until-done", []),
         (2, "until-done", []),
@@ -90,7 +91,7 @@ def test_a_training_that_has_stopped_in_time_goes_on_only_if_that_is_wanted(
 def test_a_signal_shortly_before_the_end_tells_of_it(
     scheduler, folder, monkeypatch, left_s, expected
 ):
-    monkeypatch.setenv("LOCKSTEP_JOB_END", str(time.time() + left_s))
+    monkeypatch.setenv("LOCKSTEP_JOB_END", str(int(time.time()) + left_s))
     assert end(scheduler, folder, RESUMABLE) == expected
 
 
@@ -101,6 +102,35 @@ def test_what_others_have_cancelled_or_requeued_is_left_alone(scheduler, folder,
     assert "left to them" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("requeue", ["interrupted", "until-done"])
+def test_after_the_loss_of_a_rank_another_job_goes_on(scheduler, folder, requeue):
+    assert end(scheduler, folder, RANK_LOST, requeue) == [f"{SUBMITTED}{folder.job_script}"]
+
+
+def test_what_has_not_begun_is_not_begun_for_ever(scheduler, folder):
+    folder.config.unlink()
+    assert end(scheduler, folder, RANK_LOST, "until-done") == []
+
+
+@pytest.mark.parametrize(("is_time_up", "num_calls"), [(False, 0), (True, 1)])
+def test_where_a_cancelled_job_looks_like_a_running_one_a_signal_is_none_to_go_on_at(
+    scheduler, folder, is_time_up, num_calls
+):
+    scheduler.tells_cancellation = False
+    calls = end(scheduler, folder, RESUMABLE, "until-done", is_time_up=is_time_up)
+    assert len(calls) == num_calls
+
+
+def test_signals_do_not_keep_a_job_from_going_on(scheduler, folder, monkeypatch):
+    def call(command):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return scheduler.call(command)
+
+    monkeypatch.setattr(module, "call", call)
+    assert end(scheduler, folder, RESUMABLE) == REQUEUED
+
+
 def test_where_squeue_is_missing_it_is_tried_all_the_same(scheduler, folder):
     scheduler.told = None
     assert end(scheduler, folder, RESUMABLE) == REQUEUED
@@ -108,7 +138,7 @@ def test_where_squeue_is_missing_it_is_tried_all_the_same(scheduler, folder):
 
 def test_where_scontrol_is_missing_the_script_is_submitted_again(scheduler, folder, capsys):
     scheduler.failing = {"scontrol"}
-    again = f"sbatch --parsable --dependency=afterany:7 {folder.job_script}"
+    again = f"{SUBMITTED}{folder.job_script}"
     assert end(scheduler, folder, RESUMABLE) == [*REQUEUED, again]
     told = capsys.readouterr()
     assert "There is no scontrol" in told.err
@@ -147,6 +177,7 @@ def test_a_job_that_comes_no_further_ends(scheduler, folder):
 def test_the_end_of_a_job_is_what_its_scheduler_says(monkeypatch, scheduler):
     assert job_end_s({}) == math.inf
     assert job_end_s({"LOCKSTEP_JOB_END": "123"}) == 123
+    assert job_end_s({"LOCKSTEP_JOB_END": ""}) == math.inf
     with pytest.raises(UserError, match="LOCKSTEP_JOB_END=soon"):
         job_end_s({"LOCKSTEP_JOB_END": "soon"})
     scheduler.told = JobState("RUNNING", is_running=True, remaining_s=100.0)

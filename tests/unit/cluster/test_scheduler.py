@@ -49,11 +49,14 @@ def commands(tmp_path, monkeypatch):
 
 
 def test_squeue_tells_of_a_running_and_of_a_waiting_job(commands):
-    commands("squeue", "SIGNALING|None|node[1-2]|1:02:03|2026-11-23T00:49:08")
+    commands(
+        "squeue",
+        "71|RUNNING|None||1:00|N/A\n7|SIGNALING|None|node[1-2]|1:02:03|2026-11-23T00:49:08",
+    )
     state = Slurm().state("7")
     assert (state.name, state.is_running, state.is_waiting) == ("SIGNALING", True, False)
     assert (state.nodes, state.remaining_s, state.reason) == ("node[1-2]", 3723, "")
-    commands("squeue", "PENDING|Priority||1:00:00|N/A")
+    commands("squeue", "7|PENDING|Priority||1:00:00|N/A")
     state = Slurm().state("7")
     assert (state.is_running, state.is_waiting, state.reason, state.start) == (
         False, True, "Priority", "",
