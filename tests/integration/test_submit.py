@@ -54,6 +54,7 @@ def test_the_sites_file_is_read(submit):
         (["--template", "none.jinja"], "Can't read the template none.jinja"),
         (["--run-name", "a/b"], "a plain name, please"),
         (["--resume", "results/none"], "results/none is no run folder"),
+        (["--scheduler", "pbs", "--launcher", "srun"], "--launcher srun is for jobs of Slurm"),
     ],
 )  # fmt: skip
 def test_what_would_fail_in_the_queue_is_refused_before(submit, words, message):

@@ -90,3 +90,14 @@ def test_a_site_may_have_templates_of_its_own(tmp_path):
         script(JobRequest(template=str(own)))
     with pytest.raises(UserError, match="Can't read the template"):
         script(JobRequest(template=str(tmp_path / "none")))
+    own.write_text("{{ nodes / name }}")
+    with pytest.raises(UserError, match=r"own.jinja won't do: unsupported operand"):
+        script(JobRequest(template=str(own)))
+    own.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="Can't read the template"):
+        script(JobRequest(template=str(own)))
+
+
+def test_a_percent_sign_is_none_of_slurms_own():
+    text = script(JobRequest(), job_folder="results/10%j/job")
+    assert "#SBATCH --output=results/10%%j/job/log-%j.txt\n" in text

@@ -131,3 +131,9 @@ def test_a_process_knows_its_job_by_its_environment():
     scheduler, job = own_job({"PBS_JOBID": "17.server"})
     assert (scheduler.name, job) == ("pbs", "17.server")
     assert own_job({}) is None
+
+
+@pytest.mark.parametrize("name", ["SUSPENDED", "COMPLETING", "REQUEUED", "STOPPED"])
+def test_a_job_that_has_not_ended_is_no_reason_for_another(commands, name):
+    commands("squeue", f"7|{name}|None||1:00|N/A")
+    assert Slurm().state("7").is_waiting

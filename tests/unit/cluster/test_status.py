@@ -101,3 +101,12 @@ def test_a_finished_run_says_so(folder):
     found = told(folder)
     assert found["State"] == f"finished; see {folder.summary}"
     assert "Expected end" not in found
+
+
+def test_a_finished_run_that_is_made_longer_is_in_the_queue(folder, monkeypatch):
+    folder.summary.write_text(json.dumps({}))
+    History(folder).submitted("slurm", "8", by_user=True)
+    in_queue(monkeypatch, JobState("PENDING", is_waiting=True))
+    assert told(folder)["State"] == "slurm job 8 is PENDING"
+    in_queue(monkeypatch, JobState("COMPLETED"))
+    assert told(folder)["State"].startswith("finished")
