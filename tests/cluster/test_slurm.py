@@ -43,6 +43,8 @@ def slurm():
         folder.chmod(0o755)
         template = Path(__file__).with_name("slurm.conf.in").read_text()
         values = {"folder": folder, "host": socket.gethostname(), "user": getpass.getuser()}
+        # Shared memory that killed ranks of an earlier test run have left is named by the job.
+        values["first_job"] = 1000 + secrets.randbelow(10**6)
         (folder / "slurm.conf").write_text(template.format(**values))
         environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         try:
