@@ -262,8 +262,10 @@ def _srun(library: str) -> list[str]:
             "Lockstep takes the mpiexec of the MPI library."
         )
     plugin = "pmix" if library_family(library) == "Open MPI" else "pmi2"
-    # A rank that dies takes the others along, and all see the environment, whatever the job had.
-    return [srun, f"--mpi={plugin}", "--kill-on-bad-exit=1", "--export=ALL"]
+    # Ranks that are lost are the watchdogs' business: if Slurm killed the others at the first exit
+    # that is not 0, they could not finish what they are at, and their exit code would be another.
+    # And all are to see the environment, whatever the job had of it.
+    return [srun, f"--mpi={plugin}", "--kill-on-bad-exit=0", "--export=ALL"]
 
 
 def find_mpiexec(library: str) -> Path:
