@@ -10,10 +10,12 @@ THREADS=${THREADS:-1}
 RESTARTS=${RESTARTS:-0}
 # . .venv/bin/activate
 # ------------------------------------------------------------------
-HOSTFILE=$1
+HOSTFILE=${1:?The file of hosts comes first: sh launch/hosts.sh HOSTFILE CONFIG.toml}
 shift
-# Comments and empty lines are no hosts.
-HOSTS=$(sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }')
+# Comments and empty lines are no hosts, and one that is named twice is one.
+HOSTS=$(sed 's/#.*//' "$HOSTFILE" | awk 'NF && !seen[$1]++ { print $1 }')
+# Without any, all ranks would run here.
+: "${HOSTS:?$HOSTFILE names no host}"
 NUM_HOSTS=$(echo "$HOSTS" | wc -l)
 export OMP_NUM_THREADS="$THREADS"
 exec lockstep train "$@" -n "$((NUM_HOSTS * RANKS_PER_HOST))" \

@@ -21,7 +21,7 @@ class Cluster:
         self.state.mkdir()
         commands = program.folder / "bin"
         commands.mkdir()
-        for name in ("qsub", "qstat"):
+        for name in ("qsub", "qstat", "qdel"):
             text = f'#!/bin/sh\nexec {program.python} {PROGRAMS / "pbs.py"} {name} "$@"\n'
             (commands / name).write_text(text)
             (commands / name).chmod(0o755)
@@ -54,6 +54,13 @@ class Cluster:
 
         return self._program.wait_for(are_done, 170)
 
+    def end_all(self):
+        """Delete what is left, and what comes of it, until there is nothing more."""
+        while left := [job for job in self.jobs() if job["state"] != "F"]:
+            for job in left:
+                self("qdel", job["number"])
+            self.wait_for_end()
+
     def log(self):
         files = sorted((self.results / "run" / "job").glob("run.o*"))
         return "".join(file.read_text() for file in files)
@@ -61,7 +68,9 @@ class Cluster:
 
 @pytest.fixture
 def cluster(program, digits_file):
-    return Cluster(program, digits_file)
+    cluster = Cluster(program, digits_file)
+    yield cluster
+    cluster.end_all()
 
 
 @pytest.fixture
@@ -88,7 +97,7 @@ def test_a_submitted_job_gives_the_bits_of_one_process(program, cluster, alone):
     assert program.summary("run")["weights_sha256"] == alone(3)
 
 
-def test_the_state_of_a_job_is_told(program, cluster):
+def test_the_state_of_a_job_is_told_and_a_deleted_one_stays_so(program, cluster):
     assert cluster.submit("--epochs", "2000").returncode == 0
     metrics = cluster.results / "run" / "metrics.jsonl"
     program.wait_for(metrics.exists)
@@ -98,16 +107,11 @@ def test_the_state_of_a_job_is_told(program, cluster):
     again = cluster("lockstep", "submit", "--scheduler", "pbs", "--resume", "results/run")
     assert again.returncode == 2
     assert "Job 1.server of results/run is RUNNING already" in again.stderr
-    stop(program)
+    assert cluster("qdel", "1.server").returncode == 0
     (job,) = cluster.wait_for_end()
-    assert job["exit_code"] != 0
+    assert job["exit_code"] == 75, cluster.log()
     status = cluster("lockstep", "status", "results/run").stdout
     assert "pbs job 1.server is not in the queue any more. Go on with: lockstep submit" in status
-
-
-def stop(program):
-    """End the supervisor at once, and its ranks with it."""
-    program.run(["pkill", "-KILL", "-f", "lockstep train --resume=results/run -n 2 --hosts"])
 
 
 def test_a_training_longer_than_a_job_goes_on_in_the_next(program, cluster, alone):

@@ -325,7 +325,7 @@ def test_a_job_that_comes_no_further_is_not_requeued_for_ever(program, cluster):
     # The third step kills a rank, each time.
     marker = program.folder / "marker"
     fault = f"export PYTHONPATH={INJECT} LOCKSTEP_FAULT=1,3,SIGKILL,{marker}"
-    again = f"(while sleep 0.2; do rm -f {marker}; done) &"
+    again = f"(for _ in $(seq 300); do sleep 0.2; rm -f {marker}; done) &"
     job = cluster.submit("run", "--epochs", "3", "--setup", fault, "--setup", again)
     assert cluster.wait_for_end(job) == "FAILED", cluster.log("run")
     # Another job, for the first one's number is that of what its killed ranks have left behind.

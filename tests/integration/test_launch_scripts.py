@@ -101,10 +101,76 @@ def test_the_scripts_for_one_machine_and_for_some_hosts_give_the_same_bits(progr
     assert found == other == expected
 
 
-def test_a_rank_for_each_core_unless_it_has_more_threads(program, digest):
-    cores = len(os.sched_getaffinity(0))
-    told, _ = digest("local.sh")
-    assert f": ranks {cores}, virtual ranks 4" in told
+@pytest.fixture
+def launched(tmp_path):
+    """Run a script of launch/ and return what it would have `lockstep` do.
+
+    Other commands are replaced by shell scripts.
+    """
+
+    def run(name, *arguments, commands, **environment):
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        for command, body in {**commands, "lockstep": 'echo "$OMP_NUM_THREADS: $*"'}.items():
+            (folder / command).write_text(f"#!/bin/sh\n{body}\n")
+            (folder / command).chmod(0o755)
+        path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["sh", ROOT / "launch" / name, *arguments], cwd=tmp_path, capture_output=True,
+            text=True, env={**os.environ, "PATH": path, **environment}, timeout=60, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("cores_of_cpus", "usable", "threads", "num_ranks"),
+    [
+        ("0 1 2 3", 4, 1, 4),
+        ("0 0 1 1 2 2 3 3", 8, 1, 4),
+        ("0 0 1 1 2 2 3 3", 8, 2, 2),
+        ("0 1 2 3", 3, 1, 3),
+        # Where there is no lscpu.
+        ("", 8, 1, 8),
+    ],
+)
+def test_a_rank_for_each_physical_core_unless_it_has_more_threads(
+    launched, cores_of_cpus, usable, threads, num_ranks
+):
+    lscpu = f"echo '# Core'; printf '%s\\n' {cores_of_cpus}" if cores_of_cpus else "exit 127"
+    commands = {"lscpu": lscpu, "nproc": f"echo {usable}"}
+    done = launched("local.sh", "my.toml", commands=commands, THREADS=str(threads))
+    assert done.stdout == f"{threads}: train my.toml -n {num_ranks} --restarts 0\n", done.stderr
+
+
+def test_hosts_are_those_of_the_file(launched, tmp_path):
+    (tmp_path / "hosts").write_text("# all\nb  slots=9\n\na\nb # again\n")
+    done = launched("hosts.sh", "hosts", "my.toml", "--epochs", "3", commands={})
+    assert done.stdout == "1: train my.toml --epochs 3 -n 4 --hosts b,a --restarts 0\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "The file of hosts comes first"),
+        (["none", "my.toml"], "none names no host"),
+        (["empty", "my.toml"], "empty names no host"),
+    ],
+)
+def test_without_hosts_nothing_runs_on_this_machine_instead(launched, tmp_path, arguments, message):
+    (tmp_path / "empty").write_text("# to come\n")
+    done = launched("hosts.sh", *arguments, commands={})
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("launch/*.s[hb]*")), ids=lambda path: path.name)
+def test_each_script_is_one_for_its_shell(script):
+    shell = script.read_text().partition("\n")[0]
+    shell = "bash" if "bash" in shell else "sh"
+    done = subprocess.run([shell, "-n", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("name", "mark"), [("slurm.sbatch", "#SBATCH"), ("pbs.sh", "#PBS")])

@@ -59,7 +59,7 @@ class Submission:
             self.request,
             self.scheduler,
             {
-                "name": re.sub(r"[^\w.-]", "_", self.folder.path.name),
+                "name": re.sub(r"[^\w-]", "_", self.folder.path.name, flags=re.ASCII),
                 "script": self.folder.job_script,
                 "job_folder": self.folder.job,
                 "programs": Path(sys.executable).parent,

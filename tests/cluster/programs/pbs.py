@@ -1,5 +1,7 @@
 """A stand-in for PBS: `qsub` validates a script's directives and runs it, `qstat -f` tells of it.
 
+`qdel` ends it.
+
 No PBS server is packaged, so this shows that scripts say what PBS documents, and what Lockstep
 makes of the answers; not what a real server does. All nodes of a job are this host. State lies in
 the folder PBS_STAND_IN.
@@ -19,7 +21,8 @@ STATE = Path(os.environ["PBS_STAND_IN"])
 TIME = re.compile(r"\d+:[0-5]\d:[0-5]\d")
 CHUNK = re.compile(r"\d+(:(ncpus|mpiprocs|ompthreads)=[1-9]\d*|:mem=\d+(kb|mb|gb))*")
 VALID = {
-    "-N": re.compile(r"[A-Za-z0-9_+.-]{1,230}"),
+    # Later versions let dots pass, and six more characters.
+    "-N": re.compile(r"[A-Za-z0-9_+-]{1,230}"),
     "-q": re.compile(r"workq|long"),
     "-A": re.compile(r"\S+"),
     "-j": re.compile(r"oe|eo|n"),
@@ -81,7 +84,7 @@ def qsub(*words):
     options = checked(directives(script)) | checked(words[:-1])
     number = f"{len(list(STATE.glob('*.json'))) + 1}.server"
     (STATE / f"{number}.sh").write_text(script.read_text())
-    save(number, {"options": options, "folder": str(Path.cwd()), "state": "Q"})
+    save(number, {"number": number, "options": options, "folder": str(Path.cwd()), "state": "Q"})
     subprocess.Popen(
         [sys.executable, __file__, "run", number], start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -101,6 +104,17 @@ def qstat(flag, number):
         print("    comment = Not Running: waiting for nodes")
     print(f"    Resource_List.walltime = {job['options']['walltime']}")
     print("    Variable_List = PBS_O_HOME=/home/user,\n\tPBS_O_QUEUE=workq")
+
+
+def qdel(number):
+    if not (STATE / f"{number}.json").exists() or load(number)["state"] == "F":
+        fail(f"qdel: Unknown Job Id {number}", 153)
+    deletion_of(number).touch()
+
+
+def deletion_of(number):
+    """Return the file that tells of the wish to delete a job."""
+    return STATE / f"{number}.deleted"
 
 
 def run(number):
@@ -134,21 +148,24 @@ def run(number):
             ["bash", STATE / f"{number}.sh"], env=environment, cwd="/", stdout=stream,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        wait(process, options["walltime"])
+        wait(process, options["walltime"], deletion_of(number))
     save(number, load(number) | {"state": "F", "exit_code": process.returncode})
 
 
-def wait(process, walltime):
+def wait(process, walltime, deletion):
+    """Return when the job has ended, which it is told to when its time is up or it is deleted."""
     hours, minutes, seconds = map(int, walltime.split(":"))
+    end = time.monotonic() + 3600 * hours + 60 * minutes + seconds
+    while process.poll() is None and time.monotonic() < end and not deletion.exists():
+        time.sleep(0.1)
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(3600 * hours + 60 * minutes + seconds)
+        process.wait(GRACE_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def name_of(job):
@@ -165,4 +182,4 @@ def load(number):
     return json.loads((STATE / f"{number}.json").read_text())
 
 
-{"qsub": qsub, "qstat": qstat, "run": run}[sys.argv[1]](*sys.argv[2:])
+{"qsub": qsub, "qstat": qstat, "qdel": qdel, "run": run}[sys.argv[1]](*sys.argv[2:])
