@@ -14,7 +14,7 @@ import lockstep
 from lockstep.bench.commands import bench
 from lockstep.cluster.commands import status, submit
 from lockstep.cluster.start import StartOptions, check_start, start_options, train_on_ranks
-from lockstep.errors import FAILURE, RESUMABLE, SharedError
+from lockstep.errors import FAILURE, RESUMABLE, SharedError, UserError
 from lockstep.options import ConfiguredCommand, configuration_options, configure, option_words
 from lockstep.parallel.connect import connect
 from lockstep.parallel.launch import Launch, rank_counts_of, refuse_ranks, start_ranks
@@ -22,7 +22,7 @@ from lockstep.parallel.verdict import on_living_root, together
 from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from lockstep.data.dataset_file import DatasetInfo
+    from lockstep.data.dataset_file import DatasetFile, DatasetInfo
     from lockstep.train.requests import Requests
     from lockstep.train.session import Run
 
@@ -105,23 +105,55 @@ def convert(source: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - c
 @click.argument("file", type=_FILE, metavar="FILE.h5")
 @click.option("--verify", is_flag=True, help="Recompute the digest of the content.")
 @click.option("--preview", type=_FILE, help="Draw a sheet of labelled samples as PNG.")
-def inspect(file: Path, *, verify: bool, preview: Path | None) -> None:
-    """Show what a data set file holds."""
+@click.option(
+    "--augment",
+    type=_FILE,
+    metavar="CONFIG.toml",
+    help="Draw samples beside what the file's [augmentation] makes of them.",
+)
+def inspect(file: Path, *, verify: bool, preview: Path | None, augment: Path | None) -> None:
+    """Show what a data set file holds.
+
+    \b
+      lockstep inspect data/mnist.h5 --preview sheet.png --augment launch/presets/record.toml
+    """
     refuse_ranks()
     from lockstep.data.dataset_file import DatasetFile
 
+    if augment and not preview:
+        raise UserError("--augment draws augmented samples: name the sheet with --preview OUT.png.")
     click.echo(_description(file))
     with DatasetFile.open(file) as dataset:
         if verify:
             dataset.verify()
             click.echo("Content digest: verified.")
-        if preview:
+        if preview and augment:
+            _preview_augmentation(dataset, augment, preview)
+        elif preview:
             from lockstep.report.images import sample_sheet
 
             x, y = dataset.read("train", 0, min(64, dataset.info.num_samples["train"]))
             images = x.reshape(-1, *dataset.info.feature_shape)
             num_drawn = sample_sheet(images, y, dataset.info.class_names, preview)
             click.echo(f"Drew {num_drawn} samples: {preview}")
+
+
+def _preview_augmentation(dataset: "DatasetFile", config_file: Path, out: Path) -> None:
+    """Draw samples beside augmented versions of them."""
+    from dataclasses import asdict
+
+    from lockstep.config import load_config
+    from lockstep.data.augmentation import Strengths
+    from lockstep.data.preview import augmented_samples
+    from lockstep.report.images import augmentation_sheet
+
+    config = load_config(config_file, {})
+    strengths = Strengths(**asdict(config.augmentation))
+    if not strengths.are_used:
+        raise UserError(f"{config_file} switches no augmentation on: see its [augmentation].")
+    x, y = augmented_samples(dataset, strengths, config.training.seed, 8, 7)
+    augmentation_sheet(x, y, dataset.info.class_names, out)
+    click.echo(f"Drew {len(x)} samples, each with {x.shape[1] - 1} augmented versions: {out}")
 
 
 # ---------------------------------------------------------------------------------- training

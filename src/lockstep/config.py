@@ -23,8 +23,9 @@ Loss = Literal["cross_entropy", "quadratic"]
 Initializer = Literal[
     "standard_normal", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"
 ]
-OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
+OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lars", "lamb"]
 ScheduleName = Literal["constant", "step", "cosine", "one_cycle"]
+Normalization = Literal["none", "batch", "layer"]
 
 # Keeps infinity out.
 _LARGEST = 1e30
@@ -84,6 +85,20 @@ class Network:
             "quadratic is sigmoid with half the squared distance."
         ),
     ] = "cross_entropy"
+    normalization: Annotated[
+        Normalization,
+        Meta(
+            description="Of the hidden layers' pre-activations: batch over the samples of each "
+            "virtual rank, layer over the units of each sample."
+        ),
+    ] = "none"
+    normalization_momentum: Annotated[
+        _Fraction,
+        Meta(
+            description="How much of the running mean and variance of batch normalization each "
+            "step keeps."
+        ),
+    ] = 0.9
     initializer: Annotated[
         Initializer,
         Meta(description="Initial weights. Biases start at 0, but in N(0, 1) for standard_normal."),
@@ -99,22 +114,48 @@ class Optimization:
 
     optimizer: Annotated[OptimizerName, Meta(description="Update rule.")] = "adamw"
     learning_rate: Annotated[_Positive, Meta(description="Peak learning rate.")] = 0.002
-    momentum: Annotated[_Fraction, Meta(description="Of momentum and nesterov.")] = 0.9
+    learning_rate_scaling: Annotated[
+        Literal["none", "linear", "sqrt"],
+        Meta(
+            description="Multiply learning_rate and final_learning_rate by global_batch_size / "
+            "reference_batch_size, or by its square root."
+        ),
+    ] = "none"
+    reference_batch_size: Annotated[
+        _Count, Meta(description="Global batch size for which the learning rate was chosen.")
+    ] = 128
+    momentum: Annotated[_Fraction, Meta(description="Of momentum, nesterov and lars.")] = 0.9
     beta1: Annotated[
-        _Fraction, Meta(description="Decay of the first moment of adam and adamw.")
+        _Fraction, Meta(description="Decay of the first moment of adam, adamw and lamb.")
     ] = 0.9
     beta2: Annotated[
-        _Fraction, Meta(description="Decay of the second moment of adam and adamw.")
+        _Fraction, Meta(description="Decay of the second moment of adam, adamw and lamb.")
     ] = 0.999
     epsilon: Annotated[
-        _Positive, Meta(description="Added to the root of the second moment of adam and adamw.")
+        _Positive,
+        Meta(description="Added to the root of the second moment of adam, adamw and lamb."),
     ] = 1e-8
+    trust_coefficient: Annotated[
+        _Positive,
+        Meta(description="Of lars: a layer's step is about so much of its weights' norm."),
+    ] = 0.001
     weight_decay: Annotated[
-        _NotNegative, Meta(description="Decoupled decay of the weights, adamw only.")
+        _NotNegative,
+        Meta(description="Decay of the weights: decoupled for adamw, within lars and lamb."),
     ] = 0.01
+    l1: Annotated[
+        _NotNegative, Meta(description="Strength of the penalty l1 * (sum of absolute weights).")
+    ] = 0.0
     l2: Annotated[
         _NotNegative,
         Meta(description="Strength of the penalty l2 / 2 * (sum of squared weights)."),
+    ] = 0.0
+    max_norm: Annotated[
+        _NotNegative,
+        Meta(
+            description="Largest Euclidean norm of the weights into a hidden unit, to which they "
+            "are scaled down after every step; 0 for no limit."
+        ),
     ] = 0.0
     clip_norm: Annotated[
         _NotNegative,
@@ -135,6 +176,84 @@ class Optimization:
     final_learning_rate: Annotated[
         _NotNegative, Meta(description="Schedule cosine: where the learning rate ends.")
     ] = 0.0
+    averaging: Annotated[
+        Literal["none", "exponential", "last"],
+        Meta(
+            description="Average of the weights, which is evaluated and tested in their place: "
+            "exponential, or of the last epochs."
+        ),
+    ] = "none"
+    averaging_epochs: Annotated[
+        _Positive,
+        Meta(
+            description="How far the average reaches back: the time constant of exponential, or "
+            "the number of last epochs."
+        ),
+    ] = 1.0
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What keeps the network from learning the training samples by heart, beside penalties."""
+
+    dropout: Annotated[
+        tuple[_Fraction, ...],
+        Meta(
+            max_length=1000,
+            description="Fraction of the hidden units that is left out of each sample in training: "
+            "one for all hidden layers, or one for each; empty for none.",
+        ),
+    ] = ()
+    input_dropout: Annotated[
+        _Fraction, Meta(description="Fraction of the features that is left out likewise.")
+    ] = 0.0
+    label_smoothing: Annotated[
+        _Fraction,
+        Meta(description="Part of each sample's label that is spread evenly over all classes."),
+    ] = 0.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to each training sample, another one each time; for image-shaped data."""
+
+    shift: Annotated[
+        _NotNegative, Meta(description="Largest shift in each direction, in pixels.")
+    ] = 0.0
+    rotation: Annotated[
+        float, Meta(ge=0, le=180, description="Largest rotation to either side, in degrees.")
+    ] = 0.0
+    zoom: Annotated[
+        _Fraction,
+        Meta(
+            description="Largest change of height and of width, each of its own, as a fraction: "
+            "0.1 for 0.9 to 1.1 times."
+        ),
+    ] = 0.0
+    shear: Annotated[
+        float, Meta(ge=0, le=80, description="Largest shear to either side, in degrees.")
+    ] = 0.0
+    elastic_strength: Annotated[
+        _NotNegative,
+        Meta(description="Elastic deformation: factor of the smoothed displacements, in pixels."),
+    ] = 0.0
+    elastic_smoothness: Annotated[
+        _Positive,
+        Meta(
+            description="Elastic deformation: standard deviation of the Gaussian that smooths the "
+            "displacements, in pixels."
+        ),
+    ] = 4.0
+    noise: Annotated[
+        _NotNegative,
+        Meta(description="Standard deviation of noise on each pixel, where white is 1."),
+    ] = 0.0
+    erasing: Annotated[
+        _Fraction, Meta(description="Fraction of the samples in which a rectangle is erased.")
+    ] = 0.0
+    erasing_area: Annotated[
+        float, Meta(gt=0, le=1, description="Largest part of the image that is erased.")
+    ] = 0.2
 
 
 @dataclass(frozen=True)
@@ -145,8 +264,20 @@ class Training:
     global_batch_size: Annotated[
         _Count, Meta(description="Samples of one step over all ranks.")
     ] = 64
+    accumulation: Annotated[
+        _Count,
+        Meta(
+            description="Parts of equal size in which the gradient of a step is computed, one "
+            "after the other, for batches that don't fit into memory."
+        ),
+    ] = 1
     seed: Annotated[
-        int, Meta(ge=0, le=2**63 - 1, description="Of the initial weights and the sample order.")
+        int,
+        Meta(
+            ge=0,
+            le=2**63 - 1,
+            description="Of the initial weights, the sample order and all that is random in it.",
+        ),
     ] = 0
     virtual_ranks: Annotated[
         int,
@@ -236,6 +367,8 @@ class Config:
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     optimization: Optimization = field(default_factory=Optimization)
+    regularization: Regularization = field(default_factory=Regularization)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     training: Training = field(default_factory=Training)
 
 
@@ -264,17 +397,20 @@ class FieldInfo:
         """The type, in a word for people."""
         if self.choices:
             return "|".join(self.choices)
-        if self.is_list:
-            return "whole numbers"
         names = {int: "whole number", float: "number", str: "text", bool: "true|false"}
+        if self.is_list:
+            return f"{names[_without_limits(get_args(self._plain_kind)[0])]}s"
         return names[self._plain_kind]
 
     @property
     def _plain_kind(self) -> Any:  # noqa: ANN401 - a type expression
-        kind = self.kind
-        while get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        return kind
+        return _without_limits(self.kind)
+
+
+def _without_limits(kind: Any) -> Any:  # noqa: ANN401 - type expressions
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return kind
 
 
 def _list_fields() -> Iterator[FieldInfo]:

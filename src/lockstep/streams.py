@@ -23,6 +23,9 @@ class Purpose(IntEnum):
     SPLIT = 3
     SHUFFLE = 4
     BLOCK_ORDER = 5
+    DROPOUT = 6
+    AUGMENTATION = 7
+    SEARCH = 8
 
 
 def philox(

@@ -28,6 +28,12 @@ CONFIGURATIONS = {
         "dtype": "float64", "tested_weights": "last", "l2": "0.001",
     },
     "sgd": BASIC | {"optimizer": "sgd", "learning_rate": "0.1", "schedule": "constant"},
+    "regularized": BASIC | {
+        "normalization": "batch", "dropout": "0.3", "input_dropout": "0.1",
+        "label_smoothing": "0.1", "accumulation": "4", "averaging": "exponential",
+        "max_norm": "2", "rotation": "10", "elastic_strength": "5", "erasing": "0.2",
+        "optimizer": "lamb", "learning_rate": "0.02",
+    },
     # Early on, a large rate gives its best score by chance and does not find it again.
     "impatient": BASIC | {
         "epochs": "40", "patience": "6", "learning_rate": "0.06", "schedule": "constant",
@@ -100,7 +106,7 @@ def content_of(folder):
 
 
 @pytest.mark.parametrize("after", [1, 44, 45, 46, 90, 134, 179])
-@pytest.mark.parametrize("name", ["adamw", "traced", "nesterov", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "traced", "nesterov", "sgd", "regularized"])
 def test_a_run_may_stop_after_any_step(stopped, uninterrupted, left_behind, name, after):
     path = stopped(name, after)
     assert resume(path)

@@ -19,6 +19,13 @@ CHAINS = {
         "clip_norm": "0.5", "l2": "0.001", "optimizer": "nesterov", "learning_rate": "0.02",
         "dtype": "float64", "trace": "true",
     }),
+    "all regularization": (40, {
+        "epochs": "3", "virtual_ranks": "6", "global_batch_size": "48", "hidden_widths": "33,9",
+        "normalization": "batch", "dropout": "0.3", "input_dropout": "0.1", "averaging": "last",
+        "averaging_epochs": "1.5", "accumulation": "3", "label_smoothing": "0.1", "max_norm": "2",
+        "l1": "0.0001", "shift": "1", "rotation": "10", "elastic_strength": "5", "noise": "0.05",
+        "erasing": "0.2", "checkpoint_every_steps": "7",
+    }),
     "stopped early by the validation score": (30, {
         "epochs": "60", "virtual_ranks": "8", "global_batch_size": "37", "patience": "2",
         "optimizer": "adam", "learning_rate": "0.01", "schedule": "constant",

@@ -9,6 +9,12 @@ import pytest
 
 from lockstep.data.convert import ConvertOptions, convert
 
+# Whatever else there is that may be switched on beside the rest.
+EVERYTHING = {
+    "accumulation": "2", "input_dropout": "0.1", "label_smoothing": "0.1", "l1": "0.0001",
+    "max_norm": "1.5", "shift": "1", "rotation": "10", "zoom": "0.1", "shear": "10",
+    "elastic_strength": "5", "elastic_smoothness": "2", "noise": "0.05", "erasing": "0.2",
+}  # fmt: skip
 PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -57,6 +63,26 @@ def configurations(digits_file, tiny_file):
         "adamw-float64": digits | {
             "virtual_ranks": "6", "dtype": "float64", "global_batch_size": "77", "epochs": "1",
             "trace": "true",
+        },
+        "all regularization": digits | EVERYTHING | {
+            "virtual_ranks": "5", "hidden_widths": "33,20", "activation": "gelu",
+            "global_batch_size": "74", "normalization": "batch", "dropout": "0.2,0.4",
+            "averaging": "exponential", "l2": "0.01",
+        },
+        # Batch normalization of shards that are empty or of one sample.
+        "tiny, with all regularization": EVERYTHING | {
+            "data": str(tiny_file), "virtual_ranks": "4", "global_batch_size": "8",
+            "epochs": "3", "optimizer": "adam", "hidden_widths": "4", "normalization": "batch",
+            "dropout": "0.1", "averaging": "last", "averaging_epochs": "2", "shift": "0",
+            "rotation": "0", "zoom": "0", "shear": "0", "elastic_strength": "0", "erasing": "0",
+        },
+        "layer normalization": digits | EVERYTHING | {
+            "hidden_widths": "15,12", "global_batch_size": "48", "normalization": "layer",
+            "dropout": "0.5", "averaging": "last", "optimizer": "lamb",
+        },
+        "lars": digits | EVERYTHING | {
+            "hidden_widths": "15", "global_batch_size": "30", "optimizer": "lars",
+            "virtual_ranks": "6", "learning_rate": "5", "learning_rate_scaling": "linear",
         },
         # One sample per virtual rank, where NumPy takes other routines than for matrices.
         "single-samples": digits | {

@@ -63,7 +63,7 @@ def test_all_that_is_wrong_is_told_at_once_with_the_near_misses(config_file):
             "[training] learning_rate: belongs under [optimization]",
             "[training] seed: 'x' won't do (whole number)",
             "[training] patience: -1 won't do",
-            "'adm' is none of sgd, momentum, nesterov, adam, adamw; did you mean adam",
+            "'adm' is none of sgd, momentum, nesterov, adam, adamw, lars, lamb; did you mean adam",
             "learning_rate: inf won't do",
             "l2: nan won't do",
             "hidden_widths: [4, 0] won't do",

@@ -1,11 +1,13 @@
 """Initial weights, drawn per layer from the run's own random streams."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.arrays import Array
+from lockstep.nn.mlp import MLP
 from lockstep.streams import Purpose, philox
 
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.float64]]
@@ -43,24 +45,35 @@ def he_normal(generator: np.random.Generator, fan_in: int, fan_out: int) -> Arra
     return _normal(generator, fan_in, fan_out, np.sqrt(2.0 / fan_in))
 
 
-def initialize(initializer: str, layers: Sequence[Array], seed: int) -> None:
-    """Fill every layer's weights and biases.
+def initialize(initializer: str, network: MLP, parameters: Array, seed: int) -> None:
+    """Fill a flat parameter vector.
+
+    Weights and biases are drawn. Normalization begins with a gain of 1, and with running means of
+    0 and variances of 1.
 
     Parameters
     ----------
     initializer : str
         A key of `INITIALIZERS`.
-    layers : sequence of ndarray, each (fan_in + 1, fan_out)
-        Overwritten; the last row is the bias. Numbers are drawn in float64 and rounded to the
-        layer's type, so a float32 run starts from the rounded weights of the float64 run.
+    network : MLP
+        Tells the layers.
+    parameters : ndarray (num_parameters,)
+        Overwritten. Numbers are drawn in float64 and rounded to its type, so a float32 run starts
+        from the rounded weights of the float64 run.
     seed : int
         The run's seed.
     """
     draw = INITIALIZERS[initializer]
-    for index, layer in enumerate(layers):
+    shapes = pairwise(network.widths)
+    for index, (layer, (fan_in, fan_out)) in enumerate(
+        zip(network.layers(parameters), shapes, strict=True)
+    ):
         generator = np.random.Generator(philox(seed, Purpose.INITIAL_WEIGHTS, index))
-        fan_in_and_bias, fan_out = layer.shape
-        layer[...] = draw(generator, fan_in_and_bias - 1, fan_out)
+        layer[: fan_in + 1] = draw(generator, fan_in, fan_out)
+        layer[fan_in + 1 :] = 1
+    for means, variances in network.statistics(parameters):
+        means.fill(0)
+        variances.fill(1)
 
 
 def _uniform(generator: np.random.Generator, fan_in: int, fan_out: int, limit: float) -> Array:

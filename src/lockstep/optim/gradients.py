@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lockstep.arrays import Array
+from lockstep.optim.norms import norm
+from lockstep.optim.slices import overlaps
 
 
 def add_l2(
@@ -30,10 +32,32 @@ def add_l2(
     ----------
     C. M. Bishop, "Pattern Recognition and Machine Learning" (2006), equation 5.112.
     """
-    for weights in weight_slices:
-        part = slice(max(weights.start, where.start), min(weights.stop, where.stop))
-        if part.start < part.stop:
-            gradient[part] += l2 * parameters[part]
+    for part in overlaps(where, weight_slices):
+        gradient[part] += l2 * parameters[part]
+
+
+def add_l1(
+    gradient: Array, where: slice, parameters: Array, weight_slices: Sequence[slice], l1: float
+) -> None:
+    """Add a subgradient of the penalty l1 * (sum of absolute weights) to a slice, in place.
+
+    Parameters
+    ----------
+    gradient, where, parameters, weight_slices
+        As for `add_l2`.
+    l1 : float
+        Strength of the penalty: it is added to the gradient of positive weights, taken from that
+        of negative ones, and those of 0 are left alone.
+
+    References
+    ----------
+    R. Tibshirani, "Regression Shrinkage and Selection via the Lasso", Journal of the Royal
+    Statistical Society B 58 (1996).
+    """
+    for part in overlaps(where, weight_slices):
+        penalty = np.sign(parameters[part])
+        np.multiply(penalty, l1, out=penalty)
+        gradient[part] += penalty
 
 
 def is_finite(values: Array) -> bool:
@@ -63,8 +87,7 @@ def clip_norm(gradient: Array, limit: float) -> float:
     R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
     networks", ICML (2013), algorithm 1.
     """
-    # In float64, which doesn't overflow, and without BLAS, whose kernels may differ between ranks.
-    norm = math.sqrt(np.add.reduce(np.square(gradient, dtype=np.float64)))
-    if limit < norm < math.inf:
-        np.multiply(gradient, limit / norm, out=gradient)
-    return norm
+    before = norm(gradient)
+    if limit < before < math.inf:
+        np.multiply(gradient, limit / before, out=gradient)
+    return before

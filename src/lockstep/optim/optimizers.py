@@ -1,4 +1,4 @@
-"""Optimizers: element-wise updates of one flat parameter vector.
+"""Optimizers: updates of one flat parameter vector.
 
 An optimizer keeps its state as named flat arrays, and what depends on time it takes from the
 step number, so saving `state` and the step is all that a checkpoint needs. `OPTIMIZERS` lists
@@ -6,16 +6,20 @@ them by name.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lockstep.arrays import Array
+from lockstep.optim.norms import NORM_BLOCK_SIZE, norm, norm_blocks, norm_of_parts
+from lockstep.optim.slices import blocks, overlaps
 
 # Elements that go through all operations of an update before the next ones do, so that they
 # stay in the cache. Smaller blocks are slower: every operation on a block has its price too.
 _BLOCK_SIZE = 131_072
+# A layer with a smaller norm counts as zero, for what is divided by it might overflow.
+_SMALLEST_NORM = 1e-30
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Hyperparameters:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    trust_coefficient: float = 0.001
 
 
 class Optimizer:
@@ -34,7 +39,8 @@ class Optimizer:
 
     A step has two halves. `make_update` turns the gradient into the update, and may do so for
     any slice, because all of it is element-wise: ranks can share that work. `apply` takes the
-    update to a replica of the parameters. `step` does both, for whoever shares with nobody.
+    update to a replica of the parameters, and has all of it for what depends on whole layers.
+    `step` does both, for whoever shares with nobody.
 
     Parameters
     ----------
@@ -47,11 +53,16 @@ class Optimizer:
 
     Attributes
     ----------
+    slots : tuple of str
+        Names of the state's arrays.
+    keeps_whole_state : bool
+        Whether every rank has all of the state, because `apply` updates it.
     state : dict of str to ndarray (num_parameters,)
-        Updated in place by `make_update`, where it makes the update.
+        Updated in place by `make_update`, where it makes the update, or by `apply`.
     """
 
     slots: tuple[str, ...] = ()
+    keeps_whole_state = False
 
     def __init__(
         self, like: Array, weight_slices: Sequence[slice], hyperparameters: Hyperparameters
@@ -62,8 +73,8 @@ class Optimizer:
         self._scratch = np.empty(min(like.size, _BLOCK_SIZE), like.dtype)
         self._hyperparameters = hyperparameters
         self._blocks = [
-            (block, [part for weights in weight_slices if (part := _overlap(block, weights))])
-            for block in _blocks(slice(0, like.size))
+            (block, list(overlaps(block, weight_slices)))
+            for block in blocks(slice(0, like.size), _BLOCK_SIZE)
         ]
 
     def make_update(self, gradient: Array, where: slice, learning_rate: float, step: int) -> None:
@@ -80,7 +91,7 @@ class Optimizer:
         step : int
             Counted from 0.
         """
-        for block in _blocks(where):
+        for block in blocks(where, _BLOCK_SIZE):
             self._make_block(gradient, block, learning_rate, step)
 
     def apply(self, parameters: Array, update: Array, learning_rate: float) -> None:
@@ -265,14 +276,144 @@ class AdamW(Adam):
         super()._apply_block(parameters, update, block, weights, learning_rate)
 
 
-def _blocks(where: slice) -> Iterator[slice]:
-    for start in range(where.start, where.stop, _BLOCK_SIZE):
-        yield slice(start, min(start + _BLOCK_SIZE, where.stop))
+class LayerWise(Optimizer):
+    """What gives the weights of each layer a rate of their own, by their norm.
+
+    The norms are taken in `apply`, where every rank has the whole update. Biases, and the gains of
+    normalized layers, take steps at the learning rate, without decay.
+
+    Parameters
+    ----------
+    like, weight_slices, hyperparameters
+        As for `Optimizer`. The slices are in ascending order, one for each layer.
+    """
+
+    def __init__(
+        self, like: Array, weight_slices: Sequence[slice], hyperparameters: Hyperparameters
+    ) -> None:
+        super().__init__(like, weight_slices, hyperparameters)
+        self._change = np.empty(min(like.size, NORM_BLOCK_SIZE), like.dtype)
+        self._weight_slices = weight_slices
+        starts = [0, *(weights.stop for weights in weight_slices)]
+        stops = [*(weights.start for weights in weight_slices), like.size]
+        self._other_slices = [slice(*pair) for pair in zip(starts, stops, strict=True)]
+
+    def apply(self, parameters: Array, update: Array, learning_rate: float) -> None:
+        """Take the step of one replica, in place: see `Optimizer`."""
+        for weights in self._weight_slices:
+            rate = learning_rate * self._trust_ratio(parameters, update, weights)
+            self._move(parameters, update, weights, rate, self._hyperparameters.weight_decay)
+        for others in self._other_slices:
+            self._move(parameters, update, others, learning_rate, 0.0)
+
+    def step(self, parameters: Array, gradient: Array, learning_rate: float, step: int) -> None:
+        """Make the update and apply it: see `Optimizer`."""
+        self.make_update(gradient, slice(0, parameters.size), learning_rate, step)
+        self.apply(parameters, gradient, learning_rate)
+
+    def _trust_ratio(self, parameters: Array, update: Array, weights: slice) -> float:
+        """Return what the learning rate of a layer's weights is multiplied by."""
+        raise NotImplementedError
+
+    def _move(
+        self, parameters: Array, update: Array, where: slice, rate: float, weight_decay: float
+    ) -> None:
+        for block in norm_blocks(where):
+            change = self._decayed(parameters[block], update[block], weight_decay)
+            np.multiply(change, rate, out=change)
+            self._take(parameters[block], change, block)
+
+    def _decayed(self, parameters: Array, update: Array, weight_decay: float) -> Array:
+        """Return update + weight_decay * parameters of a block, until the next one."""
+        change = self._change[: parameters.size]
+        np.multiply(parameters, weight_decay, out=change)
+        np.add(change, update, out=change)
+        return change
+
+    def _take(self, parameters: Array, change: Array, block: slice) -> None:
+        """Take the step of a block: p <- p - change."""
+        del block
+        np.subtract(parameters, change, out=parameters)
 
 
-def _overlap(a: slice, b: slice) -> slice | None:
-    start, stop = max(a.start, b.start), min(a.stop, b.stop)
-    return slice(start, stop) if start < stop else None
+class LARS(LayerWise):
+    """Layer-wise adaptive rate scaling: momentum of gradients that are scaled layer by layer.
+
+    With g the gradient, of which weights w have the decay added:
+    v <- momentum v + learning_rate ratio (g + weight_decay w); p <- p - v, where
+    ratio = trust_coefficient |w| / (|g| + weight_decay |w|). It is 1 for a layer whose weights or
+    gradient are zero.
+
+    References
+    ----------
+    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks" (2017),
+    equation 6 and algorithm 1.
+    """
+
+    slots = ("velocity",)
+    keeps_whole_state = True
+
+    def _make(
+        self,
+        gradient: Array,
+        state: tuple[Array, ...],
+        scratch: Array,
+        learning_rate: float,
+        step: int,
+    ) -> None:
+        """Leave the gradient as it is: its norm decides all that follows."""
+        del gradient, state, scratch, learning_rate, step
+
+    def _trust_ratio(self, parameters: Array, update: Array, weights: slice) -> float:
+        options = self._hyperparameters
+        weights_norm, gradient_norm = norm(parameters[weights]), norm(update[weights])
+        if min(weights_norm, gradient_norm) < _SMALLEST_NORM:
+            return 1.0
+        decayed_norm = gradient_norm + options.weight_decay * weights_norm
+        return options.trust_coefficient * weights_norm / decayed_norm
+
+    def _take(self, parameters: Array, change: Array, block: slice) -> None:
+        velocity = self.state["velocity"][block]
+        np.multiply(velocity, self._hyperparameters.momentum, out=velocity)
+        np.add(velocity, change, out=velocity)
+        np.subtract(parameters, velocity, out=parameters)
+
+
+class LAMB(LayerWise, Adam):
+    """Layer-wise adaptive moments: Adam's direction, as long as the layer's weights are.
+
+    With r the bias-corrected first moment over the root of the second: weights w take the step
+    w <- w - learning_rate ratio (r + weight_decay w), where ratio = |w| / |r + weight_decay w|.
+    It is 1 for a layer in which either is zero.
+
+    References
+    ----------
+    Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", ICLR
+    (2020), algorithm 2, where the norm is not limited: phi(z) = z.
+    """
+
+    def _make(
+        self,
+        gradient: Array,
+        state: tuple[Array, ...],
+        scratch: Array,
+        learning_rate: float,
+        step: int,
+    ) -> None:
+        """Turn a block of the gradient into Adam's direction; the rate comes layer by layer."""
+        del learning_rate
+        super()._make(gradient, state, scratch, 1.0, step)
+
+    def _trust_ratio(self, parameters: Array, update: Array, weights: slice) -> float:
+        weight_decay = self._hyperparameters.weight_decay
+        weights_norm = norm(parameters[weights])
+        direction_norm = norm_of_parts(
+            self._decayed(parameters[block], update[block], weight_decay)
+            for block in norm_blocks(weights)
+        )
+        if min(weights_norm, direction_norm) < _SMALLEST_NORM:
+            return 1.0
+        return weights_norm / direction_norm
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -281,4 +422,6 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "nesterov": Nesterov,
     "adam": Adam,
     "adamw": AdamW,
+    "lars": LARS,
+    "lamb": LAMB,
 }

@@ -9,6 +9,28 @@ ONE_CYCLE_START = 1.0 / 25.0
 ONE_CYCLE_END = ONE_CYCLE_START / 1e4
 
 
+def learning_rate_factor(scaling: str, global_batch_size: int, reference_batch_size: int) -> float:
+    """Return what a learning rate is multiplied by that was chosen for another batch size.
+
+    Parameters
+    ----------
+    scaling : str
+        "none", "linear" or "sqrt".
+    global_batch_size : int
+        Samples of one step.
+    reference_batch_size : int
+        Samples of one step for which the rate was chosen.
+
+    References
+    ----------
+    Linear: P. Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.1.
+    Square root: A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks"
+    (2014), section 5.
+    """
+    ratio = global_batch_size / reference_batch_size
+    return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[scaling]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate at every step.

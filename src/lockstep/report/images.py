@@ -153,6 +153,38 @@ def sample_sheet(x: ArrayLike, y: ArrayLike, class_names: Sequence[str], out: Pa
     return len(sheet.cells)
 
 
+@style.styled
+def augmentation_sheet(x: ArrayLike, y: ArrayLike, class_names: Sequence[str], out: Path) -> None:
+    """Draw samples beside what augmentation makes of them, and write the sheet as a PNG.
+
+    Parameters
+    ----------
+    x : array_like (num_samples, num_versions, *feature_shape)
+        Gray or colour images; the first version is the sample itself.
+    y : array_like
+        The class index of each sample.
+    class_names : sequence of str
+        The names of the classes.
+    out : Path
+        The file to write.
+
+    Raises
+    ------
+    UserError
+        When `out` can't be written.
+    """
+    images = _displayable(np.asarray(x))
+    num_samples, num_versions, height, width = images.shape[:4]
+    shape = (num_samples * num_versions, height, width)
+    title = "Samples (left), and what augmentation makes of them"
+    sheet = _sheet(title, shape, text_lines=1, columns=num_versions)
+    for axes, image in zip(sheet.cells, images.reshape(-1, *images.shape[2:]), strict=True):
+        _show(axes, image)
+    for axes, label in zip(sheet.cells[::num_versions], np.asarray(y), strict=True):
+        _above(axes, 0, shorten(name_of(int(label), class_names), _NAME_WIDTH), style.INK)
+    style.save(sheet.figure, out)
+
+
 def _sheet(
     title: str,
     shape: tuple[int, ...],

@@ -125,7 +125,7 @@ class Evaluation:
         own = block(communicator.rank, communicator.world_size, num_virtual_ranks)
         self._batches = Batches(dataset, split, sharding, own, scaling, budget)
         shape = self._batches.shape
-        self._workspace = Workspace(network, *shape, scaling.scale.dtype)
+        self._workspace = Workspace(network.evaluated, *shape, scaling.scale.dtype)
         self._losses = np.empty(shape, scaling.scale.dtype)
         self._predicted = np.empty(shape, np.intp)
         self._is_correct = np.empty(shape, np.bool_)
@@ -172,7 +172,7 @@ class Evaluation:
 
     def _blocks(self, parameters: Array) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """Evaluate and classify block by block: yield each one's step and which samples count."""
-        layers = self._network.layers(parameters)
+        layers = self._network.evaluated_layers(parameters)
         batches, workspace = self._batches, self._workspace
         batches.in_stored_order()
         for step in batches:

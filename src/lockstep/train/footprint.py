@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from math import prod
 
 import numpy as np
@@ -15,7 +16,7 @@ from lockstep.nn.mlp import MLP
 from lockstep.optim.optimizers import OPTIMIZERS
 from lockstep.parallel.tree import Node, block
 from lockstep.train.evaluation import _BLOCK_SIZE as EVALUATED_SAMPLES
-from lockstep.train.trainer import network_of
+from lockstep.train.trainer import network_of, sharding_of
 
 # Python's objects for one virtual rank, of any rank: its shards and its place in the tree.
 _VIRTUAL_RANK_BYTES = 500
@@ -98,7 +99,11 @@ class _Estimate:
         lasting = {
             "parameters": self._vector_bytes,
             "samples": sum(self._samples_bytes(*each) for each in shardings.items()),
-            "activations": sum(map(self._activations_bytes, shardings.values())),
+            "activations": sum(
+                self._activations_bytes(sharding, is_trained_on=split == "train")
+                for split, sharding in shardings.items()
+            ),
+            "average of the weights": self._average_bytes,
             "virtual ranks": self._num_virtual_ranks * _VIRTUAL_RANK_BYTES,
             "the checkpoint to go on from": self._resumed_bytes(),
         }
@@ -152,8 +157,10 @@ class _Estimate:
             "gradients": self._gradients_bytes(),
             "optimizer state": state_bytes,
             "best parameters": self._best_bytes * (1 if is_root else 2),
-            "copy for the checkpoint": is_root * (1 + self._num_slots) * self._vector_bytes,
+            "copy for the checkpoint": is_root
+            * ((1 + self._num_slots) * self._vector_bytes + self._average_bytes),
             "penalty and clipping": self._update_bytes(),
+            "folded normalization": self._vector_bytes * bool(self._network.num_statistics),
         }
 
     def _update_bytes(self) -> int:
@@ -177,10 +184,14 @@ class _Estimate:
     def _best_bytes(self) -> int:
         return self._vector_bytes * (self._config.training.tested_weights == "best")
 
+    @property
+    def _average_bytes(self) -> int:
+        return self._vector_bytes * (self._config.optimization.averaging != "none")
+
     def _resumed_bytes(self) -> int:
         if not self._is_resumed:
             return 0
-        return (1 + self._num_slots) * self._vector_bytes + self._best_bytes
+        return (1 + self._num_slots) * self._vector_bytes + self._best_bytes + self._average_bytes
 
     def _gradients_bytes(self) -> int:
         """Return the size of the own virtual ranks' gradients and of what adds them up."""
@@ -194,6 +205,9 @@ class _Estimate:
             # One layer at a time.
             largest = max(map(prod, self._network.layer_shapes))
             leaf_bytes = len(self._own) * largest * self._dtype.itemsize
+        if self._config.training.accumulation > 1:
+            # The sums over the parts of a step that came before.
+            num_vectors += len(self._own)
         return num_vectors * self._vector_bytes + leaf_bytes + self._messages_bytes()
 
     def _messages_bytes(self) -> int:
@@ -211,12 +225,13 @@ class _Estimate:
         """Return the division of each split that has rows, as the trainer makes it."""
         num_virtual_ranks, shardings = self._num_virtual_ranks, {}
         for split, num_rows in self._info.num_samples.items():
-            num_samples = self._config.training.global_batch_size
-            if split != "train":
-                local = min(EVALUATED_SAMPLES, -(-num_rows // num_virtual_ranks))
-                num_samples = local * num_virtual_ranks
-            if num_rows:
-                shardings[split] = Sharding(num_rows, num_samples, num_virtual_ranks)
+            if not num_rows:
+                continue
+            if split == "train":
+                shardings[split] = sharding_of(self._config, self._info)
+                continue
+            local = min(EVALUATED_SAMPLES, -(-num_rows // num_virtual_ranks))
+            shardings[split] = Sharding(num_rows, local * num_virtual_ranks, num_virtual_ranks)
         return shardings
 
     def _samples_bytes(self, split: str, sharding: Sharding) -> int:
@@ -231,14 +246,29 @@ class _Estimate:
         """Return the own virtual ranks' part of so many samples."""
         return -(-total * len(self._own) // self._num_virtual_ranks)
 
-    def _activations_bytes(self, sharding: Sharding) -> int:
+    def _mask_numbers_per_sample(self) -> int:
+        """Return how many numbers the masks of dropout have, with what they are applied to."""
+        regularization = self._config.regularization
+        features, *hidden, _ = self._network.widths
+        rates = regularization.dropout or (0.0,)
+        num_hidden = sum(
+            width + 1 for width, rate in zip(hidden, cycle(rates), strict=False) if rate
+        )
+        return 2 * num_hidden + (features + 1) * bool(regularization.input_dropout)
+
+    def _activations_bytes(self, sharding: Sharding, *, is_trained_on: bool) -> int:
         """Return the size of a batch with all that is computed of it."""
         largest_batch = min(sharding.global_batch_size, sharding.num_rows)
         num_samples = len(self._own) * -(-largest_batch // self._num_virtual_ranks)
         kept = kept_dtype(self._info.dtype, self._dtype)
         # Narrow numbers are gathered as they are stored, before they are scaled.
         stored_bytes = (self._info.num_features + 1) * kept.itemsize * (kept != self._dtype)
-        sample_bytes = numbers_per_sample(self._network) * self._dtype.itemsize
+        num_numbers = numbers_per_sample(
+            self._network if is_trained_on else self._network.evaluated
+        )
+        if is_trained_on:
+            num_numbers += self._mask_numbers_per_sample()
+        sample_bytes = num_numbers * self._dtype.itemsize
         return num_samples * (sample_bytes + LABEL_DTYPE.itemsize + stored_bytes)
 
 
@@ -246,7 +276,7 @@ def numbers_per_sample(network: MLP) -> int:
     """Return how many numbers a `Workspace` has for each sample, beside its label."""
     features, *hidden, classes = network.widths
     # Activation, scratch, delta; and the pre-activation, where it isn't the activation's place.
-    per_unit = 3 + ACTIVATIONS[network.activation].keeps_input
+    per_unit = 3 + ACTIVATIONS[network.activation].keeps_input + (network.normalization != "none")
     # Target, output, delta, scratch; and the loss.
     return features + 1 + per_unit * sum(width + 1 for width in hidden) + 4 * classes + 1
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from math import prod
 from typing import Annotated, Any, TypeVar
 
@@ -11,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from lockstep.arrays import Array
-from lockstep.config import Activation, Config, Loss
+from lockstep.config import Activation, Config, Loss, Normalization
 from lockstep.data.batches import Scaling
 from lockstep.data.dataset_file import DatasetInfo
 from lockstep.data.samples import Form
@@ -24,6 +23,8 @@ _Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 _CountOrZero = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Facts = TypeVar("_Facts")
 _OPTIMIZER = "optimizer."
+# Prefixes of the arrays of a whole parameter vector.
+_LAYERS, _AVERAGE, _BEST = "layers", "average", "best"
 # Rows that are predicted at a time.
 _BLOCK_SIZE = 1024
 
@@ -32,7 +33,8 @@ def weights_sha256(parameters: Array) -> str:
     """Return the digest of a flat parameter vector.
 
     SHA-256 of its numbers as little-endian float32, in their order: layer by layer, the weights
-    (a row per input) before the bias.
+    (a row per input) before the bias, and the gain after it; then the running means and variances
+    of batch normalization, layer by layer.
     """
     return hashlib.sha256(parameters.astype("<f4").tobytes()).hexdigest()
 
@@ -77,8 +79,8 @@ class Model:
         ndarray (num_samples, num_classes)
             Probabilities; for the quadratic loss, outputs between 0 and 1 that need not add up.
         """
-        layers = self.network.layers(self.parameters)
-        workspace = Workspace(self.network, 1, _BLOCK_SIZE, self.parameters.dtype)
+        layers = self.network.evaluated_layers(self.parameters)
+        workspace = Workspace(self.network.evaluated, 1, _BLOCK_SIZE, self.parameters.dtype)
         outputs = np.empty((len(stored), len(self.class_names)), self.parameters.dtype)
         for start in range(0, len(stored), _BLOCK_SIZE):
             rows = stored[start : start + _BLOCK_SIZE]
@@ -100,6 +102,7 @@ class _ModelFacts:
     image_form: str
     white: Annotated[int, Meta(ge=1, le=255)]
     dataset_sha256: str
+    normalization: Normalization = "none"
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def checkpoint_facts(config: Config, info: DatasetInfo, network: MLP) -> dict[st
         "widths": network.widths,
         "activation": network.activation,
         "loss": network.loss,
+        "normalization": network.normalization,
         "class_names": info.class_names,
         "feature_shape": info.feature_shape,
         "image_form": info.image_form,
@@ -165,12 +169,14 @@ def checkpoint_facts(config: Config, info: DatasetInfo, network: MLP) -> dict[st
 def checkpoint_arrays(network: MLP, scaling: Scaling, snapshot: Snapshot) -> dict[str, Array]:
     """Return the arrays of a checkpoint by name; copies, which the training won't change."""
     arrays = {"input.scale": scaling.scale, "input.offset": scaling.offset}
-    arrays |= _layer_arrays("layers", network, snapshot.parameters.copy())
+    arrays |= _layer_arrays(_LAYERS, network, snapshot.parameters.copy())
     for slot, values in snapshot.optimizer_state.items():
         arrays[f"{_OPTIMIZER}{slot}"] = values.copy()
+    if snapshot.average is not None:
+        arrays |= _layer_arrays(_AVERAGE, network, snapshot.average.copy())
     if snapshot.best_parameters is not None:
         # Never written to again, so no copy is needed.
-        arrays |= _layer_arrays("best", network, snapshot.best_parameters)
+        arrays |= _layer_arrays(_BEST, network, snapshot.best_parameters)
     return arrays
 
 
@@ -183,33 +189,49 @@ def checkpoint_snapshot(checkpoint: Checkpoint, network: MLP) -> Snapshot:
         When its arrays aren't those of the network.
     """
     facts, arrays = checkpoint.facts, checkpoint.arrays
-    has_best = any(name.startswith("best.") for name in arrays)
+    average, best = (
+        _flat_parameters(prefix, network, checkpoint) if _has(checkpoint, prefix) else None
+        for prefix in (_AVERAGE, _BEST)
+    )
     return Snapshot(
-        parameters=_flat_parameters("layers", network, checkpoint),
+        parameters=_flat_parameters(_LAYERS, network, checkpoint),
         optimizer_state={
-            name.removeprefix(_OPTIMIZER): _array(checkpoint, name, (network.num_parameters,))
+            name.removeprefix(_OPTIMIZER): _array(checkpoint, name, (network.num_trainable,))
             for name in arrays
             if name.startswith(_OPTIMIZER)
         },
-        best_parameters=_flat_parameters("best", network, checkpoint) if has_best else None,
+        average=average,
+        best_parameters=best,
         progress=facts,
         is_best=facts["step"] == facts["best_step"] > 0,
     )
 
 
+def _has(checkpoint: Checkpoint, prefix: str) -> bool:
+    return any(name.startswith(f"{prefix}.") for name in checkpoint.arrays)
+
+
 def _layer_arrays(prefix: str, network: MLP, parameters: Array) -> dict[str, Array]:
+    """Name the parts of a flat parameter vector, in its order."""
     arrays = {}
-    for index, layer in enumerate(network.layers(parameters)):
-        arrays[f"{prefix}.{index}.weight"] = layer[:-1]
-        arrays[f"{prefix}.{index}.bias"] = layer[-1]
+    for index, (layer, fan_in) in enumerate(
+        zip(network.layers(parameters), network.widths[:-1], strict=True)
+    ):
+        arrays[f"{prefix}.{index}.weight"] = layer[:fan_in]
+        arrays[f"{prefix}.{index}.bias"] = layer[fan_in]
+        if len(layer) > fan_in + 1:
+            arrays[f"{prefix}.{index}.gain"] = layer[fan_in + 1]
+    for index, (means, variances) in enumerate(network.statistics(parameters)):
+        arrays[f"{prefix}.{index}.running_mean"] = means
+        arrays[f"{prefix}.{index}.running_variance"] = variances
     return arrays
 
 
 def _flat_parameters(prefix: str, network: MLP, checkpoint: Checkpoint) -> Array:
-    parts = []
-    for index, (fan_in, fan_out) in enumerate(pairwise(network.widths)):
-        parts.append(_array(checkpoint, f"{prefix}.{index}.weight", (fan_in, fan_out)).ravel())
-        parts.append(_array(checkpoint, f"{prefix}.{index}.bias", (fan_out,)))
+    # The names and shapes follow from the network alone, whatever the numbers are.
+    nothing = np.broadcast_to(np.float32(0), (network.num_parameters,))
+    wanted = _layer_arrays(prefix, network, nothing)
+    parts = [_array(checkpoint, name, like.shape).ravel() for name, like in wanted.items()]
     return np.concatenate(parts)
 
 
@@ -235,13 +257,15 @@ def load_model(checkpoint: Checkpoint) -> Model:
     num_features = prod(facts.feature_shape)
     if (facts.widths[0], facts.widths[-1]) != (num_features, len(facts.class_names)):
         raise _wrong(checkpoint, f"its widths {facts.widths} don't fit its features and classes")
-    network = MLP(facts.widths, facts.activation, facts.loss)
+    network = MLP(facts.widths, facts.activation, facts.loss, facts.normalization)
     scale, offset = (
         _array(checkpoint, f"input.{name}", (), (num_features,)) for name in ("scale", "offset")
     )
     return Model(
         network=network,
-        parameters=_flat_parameters("layers", network, checkpoint),
+        parameters=_flat_parameters(
+            _AVERAGE if _has(checkpoint, _AVERAGE) else _LAYERS, network, checkpoint
+        ),
         scaling=Scaling(scale, offset),
         class_names=facts.class_names,
         form=Form(facts.feature_shape, facts.image_form, facts.white),

@@ -74,6 +74,8 @@ class Snapshot:
         The flat vector.
     optimizer_state : mapping of str to ndarray (num_parameters,)
         By name; complete on the root only.
+    average : ndarray (num_parameters,), optional
+        Of the weights, where one is kept.
     best_parameters : ndarray (num_parameters,), optional
         Those with the best validation score so far, where they are others and still wanted.
     progress : mapping
@@ -84,6 +86,7 @@ class Snapshot:
 
     parameters: Array
     optimizer_state: Mapping[str, Array]
+    average: Array | None
     best_parameters: Array | None
     progress: Mapping[str, Any]
     is_best: bool

@@ -27,7 +27,7 @@ from lockstep.train.resume import newest_checkpoint
 from lockstep.train.room import check_room
 from lockstep.train.scores import scores
 from lockstep.train.session import Run, Session, blas_threads
-from lockstep.train.trainer import memory_budget
+from lockstep.train.trainer import memory_budget, rate_factor, sharding_of
 
 
 def run_training(
@@ -318,16 +318,36 @@ def resolve(config: Config, world_size: int) -> Config:
             f"global_batch_size = {training.global_batch_size} is less than virtual_ranks = "
             f"{virtual_ranks}, so some of them would never train. Raise the one or lower the other."
         )
+    if training.global_batch_size % training.accumulation:
+        raise UserError(
+            f"global_batch_size = {training.global_batch_size} can't be divided into accumulation "
+            f"= {training.accumulation} parts of equal size. Change one of them."
+        )
+    samples_per_part = training.global_batch_size // training.accumulation
+    if samples_per_part < virtual_ranks:
+        raise UserError(
+            f"Each of the accumulation = {training.accumulation} parts of a step has "
+            f"{samples_per_part} samples, less than virtual_ranks = {virtual_ranks}. Lower one of "
+            "them."
+        )
+    num_rates, num_hidden = len(config.regularization.dropout), len(config.network.hidden_widths)
+    if num_rates > 1 and num_rates != num_hidden:
+        raise UserError(
+            f"dropout has {num_rates} numbers, but hidden_widths has {num_hidden}. Give one for "
+            "all hidden layers, or one for each."
+        )
     optimization = config.optimization
     if optimization.warmup_epochs >= training.epochs:
         raise UserError(
             f"warmup_epochs = {optimization.warmup_epochs} is not less than epochs = "
             f"{training.epochs}, so the learning rate would never reach its peak."
         )
-    decay = optimization.learning_rate * optimization.weight_decay
-    if optimization.optimizer == "adamw" and decay >= 1:
+    learning_rate = rate_factor(config) * optimization.learning_rate
+    if optimization.optimizer == "adamw" and learning_rate * optimization.weight_decay >= 1:
+        scaling = optimization.learning_rate_scaling
+        scaled = "" if scaling == "none" else f" (after {scaling} scaling)"
         raise UserError(
-            f"learning_rate * weight_decay = {optimization.learning_rate} * "
+            f"learning_rate * weight_decay = {learning_rate}{scaled} * "
             f"{optimization.weight_decay} is not below 1, so a step would take the weights "
             "through zero. Lower one of them."
         )
@@ -359,7 +379,7 @@ def open_dataset(config: Config) -> DatasetFile:
             f"patience = {config.training.patience} needs a validation score, but {dataset.path} "
             "has no validation rows. Convert the data with --validation, or set patience to 0."
         )
-    memory_budget(config, dataset).check(config.training.global_batch_size)
+    memory_budget(config, dataset).check(sharding_of(config, dataset.info).global_batch_size)
     return dataset
 
 

@@ -37,12 +37,22 @@ class TraceLine:
     parameters: list[str]
 
 
-def batch_digest(communicator: Communicator, batches: Batches, step_of_epoch: int) -> str:
-    """Return the digest of a step's row numbers; collective."""
-    rows = batches.rows(step_of_epoch)
+def batch_digest(communicator: Communicator, batches: Batches, parts: Sequence[int]) -> str:
+    """Return the digest of a step's row numbers; collective.
+
+    Parameters
+    ----------
+    communicator : Communicator
+        The ranks.
+    batches : Batches
+        After the last part has been filled; all but that are full.
+    parts : sequence of int
+        The step's, counted over the epoch.
+    """
+    by_part = [batches.rows(part) for part in parts]
     if batches.used is not None:
-        rows = np.where(batches.used, rows, -1)
-    return _digest(communicator.gather_rows(rows))
+        by_part[-1] = np.where(batches.used, by_part[-1], -1)
+    return _digest(communicator.gather_rows(np.concatenate(by_part, axis=1)))
 
 
 def layer_digests(network: MLP, vector: Array) -> list[str]:

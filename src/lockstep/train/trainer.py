@@ -2,22 +2,26 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from lockstep.arrays import Array
 from lockstep.config import Config
+from lockstep.data.augmentation import Augmenter, Strengths
 from lockstep.data.batches import Batches, scaling_of
 from lockstep.data.dataset_file import DatasetFile, DatasetInfo
 from lockstep.data.memory import MemoryBudget
 from lockstep.data.shards import Sharding
+from lockstep.nn.dropout import Dropout
 from lockstep.nn.initializers import initialize
 from lockstep.nn.mlp import MLP, Workspace
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
-from lockstep.optim.schedules import Schedule
+from lockstep.optim.schedules import Schedule, learning_rate_factor
 from lockstep.parallel.communicator import Communicator, Doing, Reduction
 from lockstep.parallel.tree import block
+from lockstep.train.averaging import Averaging
 from lockstep.train.clock import STEP_PHASES, Clock
 from lockstep.train.evaluation import Evaluation, Score
 from lockstep.train.gradient import NOTES_SHAPE, Backpropagation, Notes
@@ -25,6 +29,7 @@ from lockstep.train.nonfinite import DivergedError, find_bad_layers, find_origin
 from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
 from lockstep.train.replicas import check_replicas
 from lockstep.train.requests import Requests
+from lockstep.train.steps import Part, Steps
 from lockstep.train.trace import TraceLine, batch_digest, layer_digests
 from lockstep.train.update import Update
 
@@ -128,24 +133,46 @@ class Trainer:
         self.clock = Clock()
         self._scaling = scaling_of(dataset, config.network.dtype)
 
-        num_rows = dataset.info.num_samples["train"]
-        self._sharding = Sharding(num_rows, training.global_batch_size, training.virtual_ranks)
+        self._sharding = sharding_of(config, dataset.info)
+        self._steps = Steps(self._sharding, training.accumulation)
         self._budget = memory_budget(config, dataset)
         own = block(communicator.rank, communicator.world_size, training.virtual_ranks)
         self._batches = Batches(
             dataset, "train", self._sharding, own, self._scaling, self._budget
         )  # fmt: skip
-        self._workspace = Workspace(self.network, *self._batches.shape, config.network.dtype)
+        self._augment = Augmenter(
+            Strengths(**asdict(config.augmentation)),
+            dataset.info,
+            self._scaling,
+            own,
+            self._batches.shape[1],
+            training.seed,
+        )
+        dropout = _dropout(config, self.network, own, self._batches.shape[1])
+        self._workspace = Workspace(
+            self.network,
+            *self._batches.shape,
+            config.network.dtype,
+            dropout.masks if dropout else (),
+            config.regularization.label_smoothing,
+        )
 
         self.parameters = np.empty(self.network.num_parameters, config.network.dtype)
-        initialize(config.network.initializer, self.network.layers(self.parameters), training.seed)
-        self._best_parameters = self.parameters
+        initialize(config.network.initializer, self.network, self.parameters, training.seed)
 
-        self._backpropagate = Backpropagation(self.network, self.parameters, self._workspace)
-        self._optimizer = OPTIMIZERS[optimization.optimizer](
-            self.parameters, self.network.weight_slices, _hyperparameters(config)
+        self._backpropagate = Backpropagation(
+            self.network, self.parameters, self._workspace, dropout
         )
-        self._learning_rate = _schedule(config, self._sharding.steps_per_epoch)
+        self._optimizer = OPTIMIZERS[optimization.optimizer](
+            self.parameters[: self.network.num_trainable],
+            self.network.weight_slices,
+            _hyperparameters(config),
+        )
+        self._learning_rate = _schedule(config, self._steps.per_epoch)
+        self._averaging: Averaging | None = None
+        if optimization.averaging != "none":
+            self._averaging = Averaging(config, self.parameters, self._steps.per_epoch)
+        self._best_parameters = self._evaluated_parameters
         self._is_stopping = False
         self._saved_step = 0
         self._validation = self._evaluation("validation")
@@ -157,12 +184,19 @@ class Trainer:
         np.copyto(self.parameters, snapshot.parameters)
         for slot, values in snapshot.optimizer_state.items():
             np.copyto(self._optimizer.state[slot], values)
+        if self._averaging is not None and snapshot.average is not None:
+            np.copyto(self._averaging.average, snapshot.average)
         self.progress = Progress.of_facts(snapshot.progress)
         self.clock.reset(self.progress.spent_s)
         if snapshot.best_parameters is not None:
             self._best_parameters = snapshot.best_parameters
         elif snapshot.is_best and self._config.training.tested_weights == "best":
-            self._best_parameters = self.parameters.copy()
+            self._best_parameters = self._evaluated_parameters.copy()
+
+    @property
+    def _evaluated_parameters(self) -> Array:
+        """The weights that are evaluated and tested: their average, where there is one."""
+        return self.parameters if self._averaging is None else self._averaging.average
 
     def snapshot(self) -> Snapshot:
         """Return the state, which is no copy.
@@ -176,7 +210,8 @@ class Trainer:
         return Snapshot(
             self.parameters,
             self._optimizer.state,
-            None if best is self.parameters or is_best else best,
+            self._averaging.average if self._averaging else None,
+            None if best is self._evaluated_parameters or is_best else best,
             vars(self.progress),
             is_best and self.progress.step > 0,
         )
@@ -209,8 +244,8 @@ class Trainer:
         bool
             Whether it is done. Otherwise it can go on from the last checkpoint.
         """
-        batches, workspace, clock = self._batches, self._workspace, self.clock
-        observer, steps_per_epoch = self._observer, self._sharding.steps_per_epoch
+        batches, clock = self._batches, self.clock
+        observer, steps_per_epoch = self._observer, self._steps.per_epoch
         backpropagate = self._backpropagate
         self._update = self._make_update()
         self._save()
@@ -220,12 +255,14 @@ class Trainer:
             observer.epoch_begins(epoch, steps_per_epoch, self._steps_of_epoch_done)
             batches.shuffle(self._config.training.seed, epoch)
             for step in self._remaining_steps():
-                clock.enter("data")
-                batches.fill(step, workspace.rows, workspace.labels)
-                clock.enter("compute")
-                num_samples = self._sharding.num_samples(step)
-                backpropagate(self._reduction, num_samples, batches.used, **self._wishes())
+                num_samples, wishes = self._steps.num_samples(step), self._wishes()
+                for part in self._steps.parts(epoch, step):
+                    clock.enter("data")
+                    self._fill(part)
+                    clock.enter("compute")
+                    backpropagate(self._reduction, num_samples, batches.used, part, **wishes)
                 notes = self._update(self.progress.step, clock)
+                self._average()
                 self._finish_step(epoch, step, notes)
             if self._steps_of_epoch_done == steps_per_epoch:
                 self._finish_epoch(epoch)
@@ -238,12 +275,23 @@ class Trainer:
             observer.training_stopped()
         return self.is_done
 
+    def _fill(self, part: Part) -> None:
+        """Fill the workspace with the samples of a part of a step."""
+        workspace = self._workspace
+        self._batches.fill(part.of_epoch, workspace.rows, workspace.labels)
+        self._augment(part.number, workspace.rows)
+
+    def _average(self) -> None:
+        """Take the weights of the step that has been taken into their average."""
+        if self._averaging is not None:
+            self._averaging(self.progress.step + 1)
+
     def _remaining_epochs(self) -> Iterator[int]:
         while not (self.is_done or self._is_stopping):
             yield self.progress.epoch + 1
 
     def _remaining_steps(self) -> Iterator[int]:
-        for step in range(self._steps_of_epoch_done, self._sharding.steps_per_epoch):
+        for step in range(self._steps_of_epoch_done, self._steps.per_epoch):
             if self._is_stopping:
                 return
             yield step
@@ -251,13 +299,14 @@ class Trainer:
     @property
     def _steps_of_epoch_done(self) -> int:
         """Steps of the epoch that is under way; all of them, until it is evaluated."""
-        return self.progress.step - self.progress.epoch * self._sharding.steps_per_epoch
+        return self.progress.step - self.progress.epoch * self._steps.per_epoch
 
     def _make_update(self) -> Update:
         """Set up what all ranks do together; collective, so no part of the constructor."""
 
         def rehearse(reduction: Reduction) -> None:
-            self._backpropagate(reduction, self._sharding.num_samples(0), None)
+            part = Part(number=0, of_epoch=0)
+            self._backpropagate(reduction, self._steps.num_samples(0), None, part)
             reduction.reduce_scatter()
             reduction.all_gather()
 
@@ -266,7 +315,7 @@ class Trainer:
         self._reduction = self._communicator.reduction(
             config.training.reduction,
             config.training.virtual_ranks,
-            [*self.network.layer_shapes, NOTES_SHAPE],
+            reduced_shapes(self.network),
             config.network.dtype,
             rehearse,
         )
@@ -284,7 +333,7 @@ class Trainer:
     def _wishes(self) -> dict[str, bool]:
         """Return what this rank asks of all, to be told with the gradient."""
         requests, observer = self._requests, self._observer
-        num_steps_left = self._sharding.steps_per_epoch - self._steps_of_epoch_done
+        num_steps_left = self._steps.per_epoch - self._steps_of_epoch_done
         return {
             "save": requests.take_save() or observer.wants_checkpoint(),
             "stop": observer.error is not None
@@ -308,18 +357,18 @@ class Trainer:
         self._observer.step_done()
         is_due = notes.save or _is_due(progress.step, training.checkpoint_every_steps)
         # One is saved anyway when the training stops or the epoch is finished.
-        if is_due and not self._is_stopping and step_of_epoch + 1 < len(self._batches):
+        if is_due and not self._is_stopping and step_of_epoch + 1 < self._steps.per_epoch:
             self._save()
 
     def _skip(self, epoch: int, step_of_epoch: int, notes: Notes) -> None:
         """Count a step that is not finite, or stop the training for it; collective."""
-        progress, num_samples = self.progress, self._sharding.num_samples(step_of_epoch)
+        progress, num_samples = self.progress, self._steps.num_samples(step_of_epoch)
         progress.num_skipped_steps += 1
         progress.num_skipped_samples += num_samples
         is_skipping = self._config.training.on_nonfinite == "skip"
         if is_skipping and progress.num_skipped_samples < self._sharding.num_rows:
             return
-        stages = self._backpropagate.stages(self._reduction, num_samples, self._batches.used)
+        stages = self._stages(epoch, step_of_epoch)
         origin = find_origin(self._communicator, self._batches.virtual_ranks, stages)
         when = f"at step {progress.step} (epoch {epoch}{', every step skipped' * is_skipping})"
         raise DivergedError(
@@ -329,11 +378,20 @@ class Trainer:
             can_skip=not is_skipping,
         )
 
+    def _stages(self, epoch: int, step_of_epoch: int) -> Iterator[tuple[str, Array]]:
+        num_samples = self._steps.num_samples(step_of_epoch)
+        for part in self._steps.parts(epoch, step_of_epoch):
+            self._fill(part)
+            yield from self._backpropagate.stages(
+                self._reduction, num_samples, self._batches.used, part
+            )
+
     def _trace(self, epoch: int, step_of_epoch: int) -> None:
+        parts = self._steps.parts(epoch, step_of_epoch)
         line = TraceLine(
             self.progress.step,
             epoch,
-            batch_digest(self._communicator, self._batches, step_of_epoch),
+            batch_digest(self._communicator, self._batches, [part.of_epoch for part in parts]),
             self._update.gradient_digests,
             layer_digests(self.network, self.parameters),
         )
@@ -363,7 +421,7 @@ class Trainer:
         progress, clock = self.progress, self.clock
         clock.enter("evaluation")
         train_s = clock.elapsed_s
-        score = self._validation.score(self.parameters) if self._validation else None
+        score = self._validation.score(self._evaluated_parameters) if self._validation else None
         if score and not math.isfinite(score.loss):
             self._check_parameters()
             raise DivergedError(
@@ -394,7 +452,7 @@ class Trainer:
             return
         progress.epoch, progress.loss_sum, progress.num_skipped_samples = epoch, 0.0, 0
         if progress.is_best(score) and self._config.training.tested_weights == "best":
-            self._best_parameters = self.parameters.copy()
+            self._best_parameters = self._evaluated_parameters.copy()
 
     def _evaluation(self, split: str) -> Evaluation | None:
         if not self._dataset.info.num_samples[split]:
@@ -408,7 +466,8 @@ class Trainer:
         """Examine the test split, once; collective."""
         progress = self.progress
         is_best_tested = self._config.training.tested_weights == "best"
-        tested_parameters = self._best_parameters if is_best_tested else self.parameters
+        last, best = self._evaluated_parameters, self._best_parameters
+        tested_parameters = best if is_best_tested else last
         return Outcome(
             parameters=self.parameters,
             tested_parameters=tested_parameters,
@@ -431,12 +490,49 @@ def _is_due(step: int, interval: int) -> bool:
 def network_of(config: Config, info: DatasetInfo) -> MLP:
     """Return the configured network with the data set's inputs and classes."""
     widths = (info.num_features, *config.network.hidden_widths, info.num_classes)
-    return MLP(widths, config.network.activation, config.network.loss)
+    network = config.network
+    return MLP(widths, network.activation, network.loss, network.normalization)
+
+
+def reduced_shapes(network: MLP) -> list[tuple[int, ...]]:
+    """Return the parameter groups of a step's reduction.
+
+    They are the layers, the statistics of batch normalization if there is any, and the notes, so
+    that the vector is laid out as the parameters are, with the notes behind them.
+    """
+    statistics = [(network.num_statistics,)] if network.num_statistics else []
+    return [*network.layer_shapes, *statistics, NOTES_SHAPE]
+
+
+def sharding_of(config: Config, info: DatasetInfo) -> Sharding:
+    """Return the division of the training rows over virtual ranks and parts of steps."""
+    training = config.training
+    samples_per_part = training.global_batch_size // training.accumulation
+    return Sharding(info.num_samples["train"], samples_per_part, training.virtual_ranks)
 
 
 def memory_budget(config: Config, dataset: DatasetFile) -> MemoryBudget:
     """Return what a rank may use for the rows of a data set."""
     return MemoryBudget(config.data.memory_budget_mb, dataset.info, config.network.dtype)
+
+
+def _dropout(
+    config: Config, network: MLP, virtual_ranks: range, num_samples: int
+) -> Dropout | None:
+    """Return what draws the masks, if there are any."""
+    regularization = config.regularization
+    hidden = regularization.dropout or (0.0,)
+    if len(hidden) == 1:
+        hidden *= network.num_hidden
+    dropout = Dropout(
+        [regularization.input_dropout, *hidden],
+        network.widths[:-1],
+        virtual_ranks,
+        num_samples,
+        config.training.seed,
+        config.network.dtype,
+    )
+    return dropout if dropout.is_used else None
 
 
 def _hyperparameters(config: Config) -> Hyperparameters:
@@ -447,17 +543,28 @@ def _hyperparameters(config: Config) -> Hyperparameters:
         beta2=optimization.beta2,
         epsilon=optimization.epsilon,
         weight_decay=optimization.weight_decay,
+        trust_coefficient=optimization.trust_coefficient,
+    )
+
+
+def rate_factor(config: Config) -> float:
+    """Return what the configured learning rates are multiplied by."""
+    optimization = config.optimization
+    return learning_rate_factor(
+        optimization.learning_rate_scaling,
+        config.training.global_batch_size,
+        optimization.reference_batch_size,
     )
 
 
 def _schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    optimization = config.optimization
+    optimization, factor = config.optimization, rate_factor(config)
     return Schedule(
         kind=optimization.schedule,
-        learning_rate=optimization.learning_rate,
+        learning_rate=factor * optimization.learning_rate,
         num_steps=config.training.epochs * steps_per_epoch,
         warmup_steps=round(optimization.warmup_epochs * steps_per_epoch),
         decay_steps=max(1, round(optimization.decay_epochs * steps_per_epoch)),
         decay_factor=optimization.decay_factor,
-        final_learning_rate=optimization.final_learning_rate,
+        final_learning_rate=factor * optimization.final_learning_rate,
     )

@@ -8,7 +8,8 @@ import numpy as np
 from lockstep.arrays import Array
 from lockstep.config import Config
 from lockstep.nn.mlp import MLP
-from lockstep.optim.gradients import add_l2, clip_norm, is_finite
+from lockstep.optim.gradients import add_l1, add_l2, clip_norm, is_finite
+from lockstep.optim.norms import limit_column_norms
 from lockstep.optim.optimizers import Optimizer
 from lockstep.optim.schedules import Schedule
 from lockstep.parallel.communicator import Communicator, Reduction
@@ -70,6 +71,7 @@ class Update:
         self._config = config
         self._network = network
         self._parameters = parameters
+        self._trained = parameters[: network.num_trainable]
         self._optimizer = optimizer
         self._schedule = schedule
         self._reduction = reduction
@@ -78,9 +80,9 @@ class Update:
         wants_whole = config.optimization.clip_norm or config.training.trace or self._is_skipping
         # A rank that is lost would take its part of the optimizer's state along.
         self._is_shared = not (wants_whole or communicator.can_lose_ranks)
-        size = parameters.size
+        size = network.num_trainable
         own = reduction.own if self._is_shared else [slice(0, size)]
-        # The notes at the end of the vector are not to be updated.
+        # Statistics and notes at the end of the vector are not the optimizer's.
         self._parts = [slice(min(part.start, size), min(part.stop, size)) for part in own]
         bounds = json.dumps([(part.start, part.stop) for part in self._parts])
         self._parts_by_rank = [
@@ -101,7 +103,9 @@ class Update:
         if self._all_make_all:
             notes = self._notes_of(gradient)
             if notes.is_finite:
-                self._optimizer.step(self._parameters, gradient, learning_rate, step)
+                self._optimizer.step(self._trained, gradient, learning_rate, step)
+                self._limit_norms()
+                self._move_statistics(gradient)
             return notes
         for part in self._parts:
             self._optimizer.make_update(gradient, part, learning_rate, step)
@@ -110,13 +114,36 @@ class Update:
         clock.enter("update")
         notes = Notes.of_sum(update)
         if notes.is_finite:
-            self._optimizer.apply(self._parameters, update, learning_rate)
+            self._optimizer.apply(self._trained, update, learning_rate)
+            self._limit_norms()
+            self._move_statistics(update)
         return notes
+
+    def _limit_norms(self) -> None:
+        """Scale down the weights into each hidden unit that are longer than is allowed."""
+        limit, widths = self._config.optimization.max_norm, self._network.widths
+        if not limit:
+            return
+        hidden = self._network.weight_slices[:-1]
+        for weights, width in zip(hidden, widths[1:-1], strict=True):
+            limit_column_norms(self._trained[weights].reshape(-1, width), limit)
+
+    def _move_statistics(self, vector: Array) -> None:
+        """Move the running statistics of batch normalization towards those of the step.
+
+        running <- momentum running + (1 - momentum) statistics (Ioffe and Szegedy 2015, section
+        3.1).
+        """
+        if not self._network.num_statistics:
+            return
+        own = slice(self._network.num_trainable, self._network.num_parameters)
+        running, change = self._parameters[own], vector[own] - self._parameters[own]
+        running += (1.0 - self._config.network.normalization_momentum) * change
 
     def _notes_of(self, gradient: Array) -> Notes:
         notes = Notes.of_sum(gradient)
         if notes.is_finite and self._is_skipping:
-            return replace(notes, is_finite=is_finite(gradient[: self._parameters.size]))
+            return replace(notes, is_finite=is_finite(gradient[: self._network.num_trainable]))
         return notes
 
     def _whole_gradient(self) -> Array:
@@ -125,18 +152,22 @@ class Update:
         gradient = self._reduction.all_gather().copy()
         limit = self._config.optimization.clip_norm
         if limit:
-            clip_norm(gradient[: self._parameters.size], limit)
+            clip_norm(gradient[: self._network.num_trainable], limit)
         return gradient
 
     def _add_penalty(self, gradient: Array) -> None:
-        l2 = self._config.optimization.l2
-        if l2:
-            for part in self._parts:
-                add_l2(gradient, part, self._parameters, self._network.weight_slices, l2)
+        l1, l2 = self._config.optimization.l1, self._config.optimization.l2
+        weights = self._network.weight_slices
+        for part in self._parts:
+            if l1:
+                add_l1(gradient, part, self._trained, weights, l1)
+            if l2:
+                add_l2(gradient, part, self._trained, weights, l2)
 
     def collect_state(self) -> None:
         """Complete the root's optimizer state by the parts that other ranks have; collective."""
-        if self._parts_by_rank[0] == [slice(0, self._parameters.size)]:
+        root_makes_all = self._parts_by_rank[0] == [slice(0, self._network.num_trainable)]
+        if root_makes_all or self._optimizer.keeps_whole_state:
             return
         for values in self._optimizer.state.values():
             own = [values[part] for part in self._parts]

@@ -176,8 +176,10 @@ def test_layers_are_views_of_the_flat_vector_weights_before_bias():
     ],
 )
 def test_initial_weights_have_the_variance_of_their_paper(initializer, variance):
-    layer = np.empty((301, 200))
-    initialize(initializer, [layer], seed=5)
+    network = MLP((300, 200), "relu", "cross_entropy")
+    parameters = np.empty(network.num_parameters)
+    initialize(initializer, network, parameters, seed=5)
+    (layer,) = network.layers(parameters)
     assert layer[:-1].var() == pytest.approx(variance, rel=0.02)
     assert abs(layer[:-1].mean()) < 0.02 * math.sqrt(variance)
     if initializer == "standard_normal":
@@ -189,13 +191,14 @@ def test_initial_weights_have_the_variance_of_their_paper(initializer, variance)
 
 
 def test_initial_weights_follow_from_the_seed_and_the_layer_alone():
-    def draw(seed, *shapes):
-        layers = [np.empty(shape) for shape in shapes]
-        initialize("he_normal", layers, seed)
-        return layers
+    def draw(seed, *widths):
+        network = MLP(widths, "relu", "cross_entropy")
+        parameters = np.empty(network.num_parameters)
+        initialize("he_normal", network, parameters, seed)
+        return network.layers(parameters)
 
-    one, two = draw(1, (5, 4), (5, 4))
+    one, two = draw(1, 4, 4, 4)
     assert (one != two)[:-1].all()
-    np.testing.assert_array_equal(draw(1, (9, 9), (5, 4))[1], two)
-    assert (draw(2, (5, 4))[0] != one)[:-1].all()
+    np.testing.assert_array_equal(draw(1, 9, 4, 4)[1], two)
+    assert (draw(2, 4, 4)[0] != one)[:-1].all()
     assert set(INITIALIZERS) >= {"standard_normal", "he_normal"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lockstep.optim import optimizers
-from lockstep.optim.gradients import add_l2, clip_norm
+from lockstep.optim.gradients import add_l1, add_l2, clip_norm
 from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
 
 
@@ -99,6 +99,30 @@ def test_l2_adds_its_gradient_to_weights_only():
     np.testing.assert_allclose(gradient, [2.0, -1.0, 1.0])
     add_l2(gradient, slice(1, 3), parameters, [slice(0, 2)], 0.5)
     np.testing.assert_allclose(gradient, [2.0, -3.0, 1.0])
+
+
+def test_l1_adds_the_slope_of_its_penalty_to_weights_only():
+    parameters, l1, distance = np.array([2.0, -4.0, 0.5, 8.0, -1.0]), 0.3, 1e-6
+    weights = [slice(0, 2), slice(3, 4)]
+
+    def penalty(values):
+        return l1 * sum(np.abs(values[part]).sum() for part in weights)
+
+    slopes = [
+        (penalty(parameters + shift) - penalty(parameters - shift)) / (2 * distance)
+        for shift in distance * np.eye(5)
+    ]
+    gradient = np.ones(5)
+    add_l1(gradient, slice(0, 5), parameters, weights, l1)
+    np.testing.assert_allclose(gradient, 1 + np.array(slopes), rtol=1e-8)
+    add_l1(gradient, slice(1, 3), parameters, weights, l1)
+    np.testing.assert_allclose(gradient, [1.3, 0.4, 1.0, 1.3, 1.0])
+
+
+def test_l1_leaves_weights_of_zero_alone():
+    gradient = np.array([1.0, -1.0], "f4")
+    add_l1(gradient, slice(0, 2), np.array([0.0, -0.0], "f4"), [slice(0, 2)], 0.5)
+    assert gradient.tolist() == [1.0, -1.0]
 
 
 def test_clipping_scales_the_whole_gradient_to_the_limit():

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from lockstep.optim.schedules import Schedule
+from lockstep.optim.schedules import Schedule, learning_rate_factor
 
 
 def rates(**options):
@@ -13,6 +13,14 @@ def rates(**options):
 
 def test_constant():
     assert rates(kind="constant", num_steps=3) == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "global_batch_size", "factor"),
+    [("none", 8192, 1), ("linear", 8192, 64), ("sqrt", 8192, 8), ("linear", 32, 0.25)],
+)
+def test_rates_chosen_for_another_batch_size_are_scaled(scaling, global_batch_size, factor):
+    assert learning_rate_factor(scaling, global_batch_size, reference_batch_size=128) == factor
 
 
 def test_warm_up_rises_linearly_and_the_schedule_begins_after_it():

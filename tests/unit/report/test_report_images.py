@@ -4,7 +4,13 @@ from PIL import Image
 
 from lockstep.errors import UserError
 from lockstep.report import style
-from lockstep.report.images import first_layer_weights, is_image, mistakes, sample_sheet
+from lockstep.report.images import (
+    augmentation_sheet,
+    first_layer_weights,
+    is_image,
+    mistakes,
+    sample_sheet,
+)
 
 
 def texts(axes):
@@ -130,6 +136,24 @@ def test_charts_of_rows_have_labelled_ends(tmp_path, monkeypatch):
             box = label.get_window_extent()
             assert box.x0 >= 0
             assert box.y0 >= 0
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 9, 1), (6, 9, 3)])
+def test_augmented_versions_stand_beside_their_sample(tmp_path, monkeypatch, shape):
+    figures = []
+    monkeypatch.setattr(style, "save", lambda figure, out: figures.append(figure))
+    images = np.arange(2 * 5 * np.prod(shape)).reshape(2, 5, *shape)
+    augmentation_sheet(images, [1, 0], ["cat", "dog"], tmp_path / "sheet.png")
+    [figure] = figures
+    assert [texts(axes) for axes in figure.axes] == [["dog"], *[[]] * 4, ["cat"], *[[]] * 4]
+    lefts, bottoms = zip(*(axes.get_position().min for axes in figure.axes), strict=True)
+    assert lefts[:5] == lefts[5:] == tuple(sorted(lefts[:5]))
+    np.testing.assert_allclose(bottoms[:5], bottoms[0])
+    assert bottoms[5] < bottoms[0]
+    # All have one scale, from the darkest of all numbers to the brightest.
+    assert shown(figure.axes[0]).min() == 0
+    assert shown(figure.axes[9]).max() == 1
+    assert shown(figure.axes[5]).min() == pytest.approx(0.5, abs=0.01)
 
 
 def test_sample_sheet_says_where_it_cannot_write(tmp_path):

@@ -55,7 +55,13 @@ def stop_tracing():
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "gelu"])
 @pytest.mark.parametrize(
     ("optimizer", "loss"),
-    [("sgd", "quadratic"), ("nesterov", "cross_entropy"), ("adamw", "cross_entropy")],
+    [
+        ("sgd", "quadratic"),
+        ("nesterov", "cross_entropy"),
+        ("adamw", "cross_entropy"),
+        ("lars", "cross_entropy"),
+        ("lamb", "cross_entropy"),
+    ],
 )
 def test_no_array_is_made_in_a_hundred_steps(virtual_ranks, activation, optimizer, loss):
     assert GLOBAL_BATCH_SIZE * CLASSES * 4 > NUMPY_BUFFERS_BYTES

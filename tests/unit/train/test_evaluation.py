@@ -24,7 +24,7 @@ def digits(digits_file):
 
 def parameters_of(seed, dtype="float32"):
     parameters = np.empty(NETWORK.num_parameters, dtype)
-    initialize("he_normal", NETWORK.layers(parameters), seed)
+    initialize("he_normal", NETWORK, parameters, seed)
     return parameters
 
 

@@ -11,6 +11,7 @@ from lockstep.parallel.single import LocalReduction, SingleProcess
 from lockstep.train.gradient import NOTES_SHAPE, Backpropagation, Notes
 from lockstep.train.nonfinite import DivergedError, find_bad_layers, find_origin
 from lockstep.train.observers import Observer
+from lockstep.train.steps import Part
 from lockstep.train.trainer import Trainer
 
 OPTIONS = {"virtual_ranks": "2", "epochs": "2", "hidden_widths": "6", "optimizer": "adam"}
@@ -59,11 +60,11 @@ def test_an_overflow_in_the_backward_pass_is_noticed_though_the_loss_is_finite()
     network, backpropagate = gelu_pass()
     reduction = LocalReduction(2, [*network.layer_shapes, NOTES_SHAPE], np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        backpropagate(reduction, 2, None)
+        backpropagate(reduction, 2, None, Part(0, 0))
         notes = Notes.of_sum(reduction.reduce_scatter())
         assert np.isfinite(notes.loss)
         assert not notes.is_finite
-        stages = backpropagate.stages(reduction, 2, None)
+        stages = backpropagate.stages(reduction, 2, None, Part(0, 0))
         origin = find_origin(SingleProcess(), range(2), stages)
     assert (
         origin == "the gradient of layer 1 of virtual rank 1 (rank 0); the samples there are finite"

@@ -88,9 +88,10 @@ class Task:
     def initial_layers(self) -> list[Array]:
         """Return the weights of each layer with its biases as the last row; a new copy."""
         parameters = np.empty(self.network.num_parameters, np.float32)
-        layers = self.network.layers(parameters)
-        initialize(self.config.network.initializer, layers, self.config.training.seed)
-        return layers
+        initialize(
+            self.config.network.initializer, self.network, parameters, self.config.training.seed
+        )
+        return self.network.layers(parameters)
 
     def batches(self, num_steps: int) -> Iterator[NDArray[np.int64]]:
         """Shuffle the rows as often as so many steps need it.
