@@ -201,7 +201,9 @@ class Workspace:
         *lower, last = self._layer_inputs
         self._factors = [*(layer[:, :, own] for layer in lower), last]
         self._transposed_factors = [factor.transpose(0, 2, 1) for factor in self._factors]
-        self._shares = np.full((num_virtual_ranks, 1, num_samples), 1.0 / num_samples, dtype)
+        # Of batch normalization only.
+        num_shares = num_samples if network.normalization == "batch" else 0
+        self._shares = np.empty((num_virtual_ranks, 1, num_shares), dtype)
         self._normalizations = [
             _normalization(network, (num_virtual_ranks, num_samples, width), self._shares)
             for width in hidden
@@ -355,6 +357,8 @@ class Workspace:
 
     def _set_shares(self, used: NDArray[np.bool_] | None) -> None:
         """Set each sample's part in the means of batch normalization."""
+        if not self._shares.size:
+            return
         if used is None:
             self._shares.fill(1.0 / self._shares.shape[-1])
         else:

@@ -276,9 +276,12 @@ def numbers_per_sample(network: MLP) -> int:
     """Return how many numbers a `Workspace` has for each sample, beside its label."""
     features, *hidden, classes = network.widths
     # Activation, scratch, delta; and the pre-activation, where it isn't the activation's place.
-    per_unit = 3 + ACTIVATIONS[network.activation].keeps_input + (network.normalization != "none")
-    # Target, output, delta, scratch; and the loss.
-    return features + 1 + per_unit * sum(width + 1 for width in hidden) + 4 * classes + 1
+    per_unit = 3 + ACTIVATIONS[network.activation].keeps_input
+    num_hidden = per_unit * sum(width + 1 for width in hidden)
+    if network.normalization != "none":
+        num_hidden += sum(hidden)
+    # Target, output, delta, scratch; the loss; and the share in the means of its batch.
+    return features + 1 + num_hidden + 4 * classes + 1 + (network.normalization == "batch")
 
 
 def _num_subtotals(own: range, node: Node) -> int:

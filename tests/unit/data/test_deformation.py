@@ -81,6 +81,29 @@ def test_a_shear_slants():
     np.testing.assert_allclose(slanted, np.eye(3), atol=1e-12)
 
 
+class InTurn:
+    """A generator of given uniform numbers."""
+
+    def __init__(self, *draws):
+        self.draws = list(draws)
+
+    def uniform(self, low, high, size):
+        return np.reshape(self.draws.pop(0), size)
+
+
+def test_an_image_is_zoomed_then_sheared_then_rotated_then_shifted():
+    # Shift, rotation, shear, and the zooms of height and width.
+    draws = InTurn([[5.0, -7.0]], [30.0], [20.0], [[2.0, 0.5]])
+    [matrix], [shift] = Affine(9, 90, 1, 45).draw(draws, 1)
+    row, column = 3.0, 4.0
+    place = np.array([2.0 * row, 0.5 * column])
+    place[1] += np.tan(np.radians(20)) * place[0]
+    cosine, sine = np.cos(np.radians(30)), np.sin(np.radians(30))
+    place = np.array([cosine * place[0] + sine * place[1], cosine * place[1] - sine * place[0]])
+    place += np.array([5, -7])
+    np.testing.assert_allclose(matrix @ (place - shift), [row, column])
+
+
 def test_drawn_maps_keep_to_their_limits_and_fill_them():
     num_maps = 4000
     random = np.random.default_rng(3)

@@ -32,6 +32,15 @@ def test_each_sample_stands_before_its_versions(digits_file):
     assert (images != images_of(digits_file, seed=1)[0]).any()
 
 
+def test_every_version_is_made_from_the_sample_itself(digits_file):
+    images, _ = images_of(digits_file, Strengths(erasing=0.999), num_versions=7)
+    # A fifth of the image is erased at the most.
+    for version in range(1, 8):
+        same = images[:, version] == images[:, 0]
+        assert (same.mean(axis=(1, 2)) >= 0.8).all()
+        assert not same.all()
+
+
 def test_standardized_samples_are_drawn_as_they_are_stored(tmp_path, digits_file):
     path = tmp_path / "standardized.h5"
     convert("digits", path, ConvertOptions(standardize=True))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lockstep.bench.made_up import write_made_up
-from lockstep.config import Config, Data, Network, Optimization, Training, to_toml
+from lockstep.config import FIELDS, Config, to_toml
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.nn.mlp import MLP, Workspace
+from lockstep.nn.normalization import BatchNormalization
 from lockstep.parallel.tree import Node, block, covering_nodes
 from lockstep.train.footprint import _Estimate, _num_subtotals, estimate, numbers_per_sample
 from lockstep.train.run import resolve
@@ -35,21 +36,18 @@ def info(dataset_path):
 
 
 def configuration(hidden_widths=(100,), **changes):
-    network = {"hidden_widths": hidden_widths}
-    optimization = {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e-4}
-    training = {"virtual_ranks": 1, "global_batch_size": 64, "epochs": 3}
-    data = {}
-    for name, value in changes.items():
-        section = next(
-            values
-            for values, kind in (
-                (network, Network), (optimization, Optimization), (training, Training), (data, Data)
-            )
-            if hasattr(kind(), name)
-        )  # fmt: skip
-        section[name] = value
-    return Config(Data(**data), Network(**network), Optimization(**optimization),
-                  Training(**training))  # fmt: skip
+    values = {
+        "hidden_widths": hidden_widths, "optimizer": "sgd", "schedule": "constant",
+        "learning_rate": 1e-4, "virtual_ranks": 1, "global_batch_size": 64, "epochs": 3, **changes,
+    }  # fmt: skip
+    sections = {info.section: {} for info in FIELDS.values()}
+    for name, value in values.items():
+        sections[FIELDS[name].section][name] = value
+    config = Config()
+    return replace(
+        config,
+        **{name: replace(getattr(config, name), **own) for name, own in sections.items()},
+    )
 
 
 def parts_of(info, hosts=("a",), rank=0, is_resumed=False, **changes):
@@ -66,6 +64,8 @@ def buffers_of(workspace):
         elif isinstance(value, list):
             for each in value:
                 yield from arrays(each)
+        elif isinstance(value, BatchNormalization):
+            yield from arrays(list(vars(value).values()))
 
     found = {}
     for array in arrays(list(vars(workspace).values())):
@@ -76,14 +76,16 @@ def buffers_of(workspace):
     return found.values()
 
 
+@pytest.mark.parametrize("normalization", ["none", "batch"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 13)])
-def test_a_workspace_has_so_many_numbers(activation, hidden):
-    network = MLP((20, *hidden, 3), activation, "cross_entropy")
+def test_a_workspace_has_so_many_numbers(activation, hidden, normalization):
+    network = MLP((20, *hidden, 3), activation, "cross_entropy", normalization)
     buffers = buffers_of(Workspace(network, 2, 5, np.float32))
     labels, numbers = 2 * 5, 2 * 5 * numbers_per_sample(network)
-    # And the numbers of the classes.
-    assert sum(buffer.nbytes for buffer in buffers) == 4 * (labels + numbers) + 4 * 3
+    # And the numbers of the classes; of normalization, four for each unit, and ones for a sum.
+    few = 3 + sum(2 * 4 * width + 5 for width in hidden) * (normalization == "batch")
+    assert sum(buffer.nbytes for buffer in buffers) == 4 * (labels + numbers + few)
 
 
 @pytest.mark.parametrize("num_virtual_ranks", [1, 2, 5, 6, 8, 12, 100])
@@ -129,6 +131,20 @@ def test_whole_gradients_are_copied_to_be_clipped(info):
     parts = parts_of(info, clip_norm=1.0, l2=1e-4)
     # The gradient, the squares in float64, the penalty of the first layer.
     assert parts["penalty and clipping"] == 4 * 79_510 + 8 * 79_510 + 4 * 78_500
+
+
+def test_what_regularization_takes_by_hand(info):
+    plain = parts_of(info, hidden_widths=(100, 50))
+    parts = parts_of(
+        info, hidden_widths=(100, 50), dropout=(0.0, 0.5), input_dropout=0.1, averaging="last",
+        accumulation=2, virtual_ranks=4,
+    )  # fmt: skip
+    # The mask and what it leaves over of the second hidden layer, and the mask of the inputs.
+    assert parts["activations"] == plain["activations"] // 2 + 32 * 4 * (2 * 51 + 785)
+    assert parts["average of the weights"] == parts["parameters"]
+    vector = parts["parameters"]
+    assert parts["gradients"] == vector + 4 * 4 * 78_500 + 4 * vector
+    assert parts["copy for the checkpoint"] == 2 * vector
 
 
 def test_rows_beyond_the_budget_are_read_in_two_blocks(info):
@@ -178,6 +194,19 @@ def test_absurd_sizes_are_estimated_without_making_anything(info):
     [
         ((2500, 2500), 4, {"optimizer": "adamw", "virtual_ranks": 4, "global_batch_size": 256}),
         ((5000,), 1, {"global_batch_size": NUM_ROWS, "activation": "gelu"}),
+        (
+            (5000, 2000),
+            1,
+            {
+                "global_batch_size": NUM_ROWS,
+                "dropout": (0.5,),
+                "normalization": "batch",
+                "averaging": "exponential",
+                "input_dropout": 0.2,
+                "optimizer": "lamb",
+            },
+        ),
+        ((2500, 2500), 1, {"global_batch_size": NUM_ROWS, "accumulation": 4, "max_norm": 1.0}),
     ],
 )
 def test_the_estimate_is_what_a_training_takes(
