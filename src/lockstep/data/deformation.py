@@ -94,8 +94,8 @@ class Elastic:
         Factor of the smoothed displacements, in pixels.
     smoothness : float
         Standard deviation of the Gaussian, in pixels.
-    height, width : int
-        Of the images.
+    size : tuple of int
+        Height and width of the images.
     num_images : int
         For which displacements are drawn at a time, at the most.
     dtype : dtype
@@ -148,8 +148,8 @@ def _waves(length: int, smoothness: float) -> NDArray[np.float64]:
 
     Returns
     -------
-    ndarray (length, waves)
-        The strongest first.
+    ndarray (length, num_waves)
+        The strongest wave first.
     """
     # Far below a pixel, each number stays on its own, and squares vanish.
     smoothness = max(smoothness, _LEAST_SMOOTHNESS)

@@ -27,7 +27,7 @@ from lockstep.train.resume import newest_checkpoint
 from lockstep.train.room import check_room
 from lockstep.train.scores import scores
 from lockstep.train.session import Run, Session, blas_threads
-from lockstep.train.trainer import memory_budget, rate_factor, sharding_of
+from lockstep.train.trainer import memory_budget, rate_factor, sharding_of, strengths_of
 
 
 def run_training(
@@ -363,8 +363,8 @@ def open_dataset(config: Config) -> DatasetFile:
     Raises
     ------
     UserError
-        When none is configured, it can't be opened, there is nothing to train on, or too little
-        memory for it.
+        When none is configured, it can't be opened, there is nothing to train on, it can't be
+        augmented as configured, or there is too little memory for it.
     """
     if not config.data.data:
         raise UserError(
@@ -379,6 +379,7 @@ def open_dataset(config: Config) -> DatasetFile:
             f"patience = {config.training.patience} needs a validation score, but {dataset.path} "
             "has no validation rows. Convert the data with --validation, or set patience to 0."
         )
+    strengths_of(config).check(dataset.info)
     memory_budget(config, dataset).check(sharding_of(config, dataset.info).global_batch_size)
     return dataset
 

@@ -141,7 +141,7 @@ class Trainer:
             dataset, "train", self._sharding, own, self._scaling, self._budget
         )  # fmt: skip
         self._augment = Augmenter(
-            Strengths(**asdict(config.augmentation)),
+            strengths_of(config),
             dataset.info,
             self._scaling,
             own,
@@ -509,6 +509,11 @@ def sharding_of(config: Config, info: DatasetInfo) -> Sharding:
     training = config.training
     samples_per_part = training.global_batch_size // training.accumulation
     return Sharding(info.num_samples["train"], samples_per_part, training.virtual_ranks)
+
+
+def strengths_of(config: Config) -> Strengths:
+    """Return how much the training samples are augmented."""
+    return Strengths(**asdict(config.augmentation))
 
 
 def memory_budget(config: Config, dataset: DatasetFile) -> MemoryBudget:
