@@ -246,7 +246,10 @@ class Augmentation:
     ] = 4.0
     noise: Annotated[
         _NotNegative,
-        Meta(description="Standard deviation of noise on each pixel, where white is 1."),
+        Meta(
+            description="Standard deviation of noise on each pixel, where white is 1; of data that are no "
+            "images, on each input of the network."
+        ),
     ] = 0.0
     erasing: Annotated[
         _Fraction, Meta(description="Fraction of the samples in which a rectangle is erased.")
