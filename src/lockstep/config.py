@@ -247,8 +247,8 @@ class Augmentation:
     noise: Annotated[
         _NotNegative,
         Meta(
-            description="Standard deviation of noise on each pixel, where white is 1; of data that are no "
-            "images, on each input of the network."
+            description="Standard deviation of noise on each pixel, where white is 1; of data that "
+            "are no images, on each input of the network."
         ),
     ] = 0.0
     erasing: Annotated[
