@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -62,6 +63,17 @@ def _without_times(line):
 def without_zeros(text):
     """Leave out what Open MPI ends its messages with, at the beginning of somebody else's line."""
     return text.replace("\0", "")
+
+
+def exit_code_told(exit_code, errors):
+    """Return a launcher's exit code, or what it should have been.
+
+    Open MPI's mpiexec rarely crashes after a rank has called MPI_Abort: it has told of that and
+    ended all ranks, and is then itself ended by SIGSEGV, not with the code that it has told.
+    """
+    codes = re.findall(r"MPI_ABORT was invoked on rank .*?Errorcode: (\d+)", errors, re.DOTALL)
+    has_crashed = exit_code == -signal.SIGSEGV and "prterun has exited due to" in errors
+    return int(codes[-1]) if has_crashed and codes else exit_code
 
 
 class Job:
@@ -131,7 +143,7 @@ class Job:
         """Return the exit code; no process may be left behind."""
         exit_code = self.process.wait(limit_s)
         Program.wait_for(lambda: not self.processes())
-        return exit_code
+        return exit_code_told(exit_code, self.stderr)
 
 
 class Program:
@@ -172,6 +184,7 @@ class Program:
             check=False,
         )
         done.stderr = without_zeros(done.stderr)
+        done.returncode = exit_code_told(done.returncode, done.stderr)
         return done
 
     @contextlib.contextmanager
@@ -212,6 +225,8 @@ class Program:
 
     def _environment(self, changes):
         return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+
+    exit_code_told = staticmethod(exit_code_told)
 
     @staticmethod
     def wait_for(condition, limit_s=60):

@@ -201,6 +201,21 @@ def test_a_rank_that_never_comes_to_start_mpi_is_not_waited_for(program, digits_
     assert not (program.folder / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "errors", "expected"),
+    [
+        (-11, "MPI_ABORT was invoked on rank 0\nErrorcode: 69\n\nprterun has exited due to", 69),
+        (-11, "prterun has exited due to process rank 0 with PID 0 on node vm", -11),
+        (-11, "Segmentation fault", -11),
+        (1, "MPI_ABORT was invoked on rank 0\nErrorcode: 69\nprterun has exited due to", 1),
+    ],
+)  # fmt: skip
+def test_only_a_crash_of_the_launcher_after_an_abort_is_taken_for_that(
+    program, exit_code, errors, expected
+):
+    assert program.exit_code_told(exit_code, errors) == expected
+
+
 def test_ranks_do_not_outlive_their_launcher(program, digits_file, ledger):
     arguments = [*ARGUMENTS, "--data", digits_file, "--epochs=100000", "--run-name", "run"]
     with program.started_on_ranks(2, "-m", "lockstep", *arguments) as job:

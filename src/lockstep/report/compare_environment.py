@@ -62,7 +62,7 @@ def likely_causes(a: Run, b: Run, environment: Fields, first: FirstDifference) -
         order = FieldDifference("reduction", "mpi: any two starts may add up in another order")
         causes = [order, *causes]
     elif first.kind == "parameters" and first.step == first.same_until + 1:
-        # The optimizer computes number by number, without BLAS.
+        # The optimizer computes without BLAS.
         causes = [field for field in causes if "BLAS" not in field.name]
     return causes or [
         FieldDifference("resumption", f"of {run.name} after step {session['step']}")

@@ -148,7 +148,9 @@ class _Estimate:
         root, better parameters are copied before they take the place of the best ones.
         """
         state_bytes = self._num_slots * self._vector_bytes
-        is_whole = self._rank == 0 or self._is_resumed or self._makes_whole_update
+        optimizer = OPTIMIZERS[self._config.optimization.optimizer]
+        makes_all = self._makes_whole_update or optimizer.keeps_whole_state
+        is_whole = self._rank == 0 or self._is_resumed or makes_all
         if not is_whole and self._config.training.reduction == "ordered":
             # Only the root collects what the others have.
             state_bytes //= len(self._hosts)
@@ -166,13 +168,11 @@ class _Estimate:
     def _update_bytes(self) -> int:
         """Return what an update takes beside gradients and state."""
         optimization, num_bytes = self._config.optimization, 0
-        if optimization.l2:
+        if optimization.l1 or optimization.l2:
             # The penalty's gradient of a layer.
             num_bytes += max(map(prod, self._network.layer_shapes)) * self._dtype.itemsize
         if self._makes_whole_update:
             num_bytes += self._vector_bytes
-        if optimization.clip_norm:
-            num_bytes += self._network.num_parameters * _FLOAT64_BYTES
         return num_bytes
 
     @property

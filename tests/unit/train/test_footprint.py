@@ -129,8 +129,8 @@ def test_a_resumed_run_holds_its_checkpoint(info):
 
 def test_whole_gradients_are_copied_to_be_clipped(info):
     parts = parts_of(info, clip_norm=1.0, l2=1e-4)
-    # The gradient, the squares in float64, the penalty of the first layer.
-    assert parts["penalty and clipping"] == 4 * 79_510 + 8 * 79_510 + 4 * 78_500
+    # The gradient, and the penalty of the first layer.
+    assert parts["penalty and clipping"] == 4 * 79_510 + 4 * 78_500
 
 
 def test_what_regularization_takes_by_hand(info):
