@@ -69,11 +69,16 @@ def exit_code_told(exit_code, errors):
     """Return a launcher's exit code, or what it should have been.
 
     Open MPI's mpiexec rarely crashes after a rank has called MPI_Abort: it has told of that and
-    ended all ranks, and is then itself ended by SIGSEGV, not with the code that it has told.
+    ended all ranks, and is then itself ended by SIGSEGV, not with the code that it has told
+    (open-mpi/ompi#13650). Of several ranks that have called it, it may name another one.
     """
-    codes = re.findall(r"MPI_ABORT was invoked on rank .*?Errorcode: (\d+)", errors, re.DOTALL)
-    has_crashed = exit_code == -signal.SIGSEGV and "prterun has exited due to" in errors
-    return int(codes[-1]) if has_crashed and codes else exit_code
+    told = re.search(
+        r"MPI_ABORT was invoked on rank .*?Errorcode: (\d+)\n.*?"
+        r'prterun has exited due to process rank \d+ with [^"]* calling\s+"abort"',
+        errors,
+        re.DOTALL,
+    )
+    return int(told[1]) if told and exit_code == -signal.SIGSEGV else exit_code
 
 
 class Job:

@@ -19,6 +19,7 @@ from lockstep.options import ConfiguredCommand, configuration_options, configure
 from lockstep.parallel.connect import connect
 from lockstep.parallel.launch import Launch, rank_counts_of, refuse_ranks, start_ranks
 from lockstep.parallel.verdict import on_living_root, together
+from lockstep.search.commands import sweep
 from lockstep.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -514,5 +515,5 @@ def _scaling_text(info: "DatasetInfo") -> str:
     return f"input = stored * {info.scale:.6g} + {info.offset:.6g}{hint}"
 
 
-for command in (bench, submit, status):
+for command in (bench, submit, status, sweep):
     cli.add_command(command)

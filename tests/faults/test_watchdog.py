@@ -201,15 +201,29 @@ def test_a_rank_that_never_comes_to_start_mpi_is_not_waited_for(program, digits_
     assert not (program.folder / "results").exists()
 
 
+ABORT = """MPI_ABORT was invoked on rank {} in communicator MPI_COMM_WORLD
+  Proc: [[58882,1],2]
+  Errorcode: {}
+
+NOTE: invoking MPI_ABORT causes Open MPI to kill all MPI processes.
+"""
+REASON = "prterun has exited due to process rank {} with PID 0 on node vm {}. This may"
+CALLED_ABORT = 'calling\n"abort"'
+
+
 @pytest.mark.parametrize(
     ("exit_code", "errors", "expected"),
     [
-        (-11, "MPI_ABORT was invoked on rank 0\nErrorcode: 69\n\nprterun has exited due to", 69),
-        (-11, "prterun has exited due to process rank 0 with PID 0 on node vm", -11),
+        (-11, ABORT.format(2, 69) + REASON.format(2, CALLED_ABORT), 69),
+        (-11, ABORT.format(1, 69) + REASON.format(2, CALLED_ABORT), 69),
+        (-11, ABORT.format(2, 69), -11),
+        (-11, REASON.format(2, CALLED_ABORT), -11),
+        (-11, ABORT.format(2, 69) + REASON.format(2, "exiting"), -11),
         (-11, "Segmentation fault", -11),
-        (1, "MPI_ABORT was invoked on rank 0\nErrorcode: 69\nprterun has exited due to", 1),
+        (-6, ABORT.format(2, 69) + REASON.format(2, CALLED_ABORT), -6),
+        (1, ABORT.format(2, 69) + REASON.format(2, CALLED_ABORT), 1),
     ],
-)  # fmt: skip
+)
 def test_only_a_crash_of_the_launcher_after_an_abort_is_taken_for_that(
     program, exit_code, errors, expected
 ):

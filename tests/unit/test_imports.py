@@ -10,7 +10,7 @@ SOURCE = Path(lockstep.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"bench", "doctor", "cluster"},
+    {"bench", "doctor", "cluster", "search"},
     {"options"},
     {"train"},
     {"report"},

@@ -48,6 +48,10 @@ class Wrapper:
         """Pass it on."""
         return self._communicator.first_ranks(num_ranks)
 
+    def group(self, num_ranks: int) -> Communicator | None:
+        """Pass it on."""
+        return self._communicator.group(num_ranks)
+
     def meet(self) -> None:
         """Pass it on."""
         self._communicator.meet()

@@ -154,6 +154,15 @@ class Communicator(Protocol):
     def first_ranks(self, num_ranks: int) -> "Communicator | None":
         """Return a communicator of the first so many ranks; None for those not among them."""
 
+    def group(self, num_ranks: int) -> "Communicator | None":
+        """Return this rank's group of so many neighbours; None for those that are left over.
+
+        Parameters
+        ----------
+        num_ranks : int
+            Ranks 0 to num_ranks - 1 are a group, and so on.
+        """
+
     def meet(self) -> None:
         """Wait for all ranks, without keeping a core busy."""
 

@@ -39,8 +39,8 @@ class Connection:
         Whether there is nobody at the other end any more.
     has_left : bool
         Whether the other end has said farewell.
-    is_aborting : bool
-        Whether it has said that it ends all ranks, and why.
+    abort_code : int or None
+        The exit code with which it ends all ranks, once it has said so, and why.
     signals : list of int
         Signals that it has passed on.
     """
@@ -50,7 +50,7 @@ class Connection:
         self._received = b""
         self.is_cut = False
         self.has_left = False
-        self.is_aborting = False
+        self.abort_code: int | None = None
         self.signals: list[int] = []
         # A peer that is stopped must not stop who writes to it.
         stream.settimeout(_PATIENCE_S)
@@ -66,9 +66,9 @@ class Connection:
         """Tell that this end closes as it should."""
         self._send(_FAREWELL, 0, b"", False, False, 0.0, 0)
 
-    def announce_abort(self) -> None:
+    def announce_abort(self, exit_code: int) -> None:
         """Tell that this end is about to end all ranks."""
-        self._send(_ABORT, 0, b"", False, False, 0.0, 0)
+        self._send(_ABORT, exit_code, b"", False, False, 0.0, 0)
 
     def pass_on(self, number: int) -> None:
         """Pass a signal on to the other end."""
@@ -108,7 +108,7 @@ class Connection:
             if kind == _FAREWELL:
                 self.has_left = True
             elif kind == _ABORT:
-                self.is_aborting = True
+                self.abort_code = step
             elif kind == _SIGNAL:
                 self.signals.append(step)
             else:

@@ -73,7 +73,7 @@ class MPIRanks:
     def __init__(self, comm: MPI.Comm = MPI.COMM_WORLD, watch: Watch | None = None) -> None:
         self._comm = comm
         self._watch = watch
-        self._groups: dict[int, MPIRanks | None] = {}
+        self._groups: dict[tuple[str, int], MPIRanks | None] = {}
         # Where ranks may wait that don't hear of a loss elsewhere.
         self._parts: list[MPI.Comm] = []
         self.rank = comm.Get_rank()
@@ -121,12 +121,23 @@ class MPIRanks:
     @_waits
     def first_ranks(self, num_ranks: int) -> "MPIRanks | None":
         """Split the communicator, once for each number of ranks."""
-        if num_ranks not in self._groups:
-            is_member = self.rank < num_ranks
-            comm = self._comm.Split(0 if is_member else MPI.UNDEFINED, self.rank)
-            self._groups[num_ranks] = MPIRanks(comm, self._watch) if is_member else None
+        return self._split("first", num_ranks, 0 if self.rank < num_ranks else None)
+
+    @_waits
+    def group(self, num_ranks: int) -> "MPIRanks | None":
+        """Split the communicator, once for each number of ranks."""
+        number = self.rank // num_ranks
+        is_whole = number < self.world_size // num_ranks
+        return self._split("group", num_ranks, number if is_whole else None)
+
+    def _split(self, way: str, num_ranks: int, number: int | None) -> "MPIRanks | None":
+        """Return the part of the communicator with this rank's number; None without one."""
+        if (way, num_ranks) not in self._groups:
+            comm = self._comm.Split(MPI.UNDEFINED if number is None else number, self.rank)
+            group = None if number is None else MPIRanks(comm, self._watch)
+            self._groups[way, num_ranks] = group
             self._keep(comm)
-        return self._groups[num_ranks]
+        return self._groups[way, num_ranks]
 
     @_waits
     def meet(self) -> None:
@@ -211,7 +222,7 @@ class MPIRanks:
 
     def abort(self, exit_code: int) -> None:
         """End all ranks by MPI_Abort."""
-        watch.announce_abort()
+        watch.announce_abort(exit_code)
         watch.close_all()
         self._comm.Abort(exit_code)
 

@@ -50,6 +50,10 @@ class SingleProcess:
         """Return this process."""
         return self if num_ranks else None
 
+    def group(self, num_ranks: int) -> "SingleProcess | None":
+        """Return this process."""
+        return self if num_ranks == 1 else None
+
     def meet(self) -> None:
         """Nobody else is there."""
 

@@ -98,12 +98,13 @@ class _Attempt:
         self._signals = signals
         self.has_begun = launch.num_ranks == 1
         self._is_told = False
+        self._abort_code: int | None = None
         self._dead: int | None = None
         self._is_fresh = False
         self._deadline_s = math.inf
 
     def run(self, arguments: list[str]) -> int:
-        """Run `lockstep ARGUMENTS...` on the ranks, and return the launcher's exit code."""
+        """Run `lockstep ARGUMENTS...` on the ranks, and return how they have ended."""
         token = secrets.token_hex(TOKEN_BYTES)
         is_local = self._launch.is_here
         # One more than the others, for the root is a rank like all of them here.
@@ -125,7 +126,16 @@ class _Attempt:
                 "found each other.",
                 err=True,
             )
-        return process.returncode
+        return self._exit_code(process.returncode)
+
+    def _exit_code(self, of_launcher: int) -> int:
+        """Return the launcher's exit code, or that of the rank that has ended all.
+
+        Open MPI's mpiexec may crash once it has ended the ranks (open-mpi/ompi#13650).
+        """
+        if of_launcher == -signal.SIGSEGV and self._abort_code is not None:
+            return self._abort_code
+        return of_launcher
 
     def _listen(self, board: Switchboard, process: subprocess.Popen[bytes]) -> None:
         is_running = True
@@ -171,9 +181,11 @@ class _Attempt:
             self._judge.take(rank, beat, 0.0)
             self._is_fresh = self._dead is not None
         # A rank that ends the others has told why.
-        self._is_told |= self.was_stopped or (connection.is_aborting and self._dead is None)
+        is_aborting = connection.abort_code is not None
+        self._is_told |= self.was_stopped or (is_aborting and self._dead is None)
         is_death = beats is None and not connection.has_left
-        if connection.is_aborting:
+        if is_aborting:
+            self._abort_code = self._abort_code or connection.abort_code
             self._deadline_s = min(self._deadline_s, time.monotonic() + _ENDING_S)
         if is_death and not self._is_told and self._dead is None:
             self._dead = rank

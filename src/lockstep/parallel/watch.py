@@ -171,10 +171,10 @@ class Watch:
         # Only now, for the watchdog's thread closes the lines as soon as it sees this.
         self._is_closed.set()
 
-    def announce_abort(self) -> None:
+    def announce_abort(self, exit_code: int) -> None:
         """Tell the supervisor that this rank ends all others, and has told why."""
         if self._supervisor is not None:
-            self._supervisor.announce_abort()
+            self._supervisor.announce_abort(exit_code)
 
     def _own_beat(self) -> Beat:
         doing = self.look()
@@ -341,10 +341,10 @@ def close_all() -> None:
     _watches.clear()
 
 
-def announce_abort() -> None:
+def announce_abort(exit_code: int) -> None:
     """Tell whoever listens that this process ends all ranks, and has told why."""
     for watch in _watches:
-        watch.announce_abort()
+        watch.announce_abort(exit_code)
 
 
 class _MovedBytes:

@@ -64,8 +64,8 @@ class Mistakes:
 
 
 @dataclass(frozen=True)
-class Examination:
-    """A split's score with all that the report tells of it.
+class Classification:
+    """How a split was classified.
 
     Parameters
     ----------
@@ -73,13 +73,77 @@ class Examination:
         The headline.
     confusion : ndarray of int64 (num_classes, num_classes)
         Samples by true class (rows) and predicted class (columns).
-    mistakes : Mistakes
-        The worst of them.
     """
 
     score: Score
     confusion: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examination(Classification):
+    """The same with all else that the report tells of it.
+
+    Parameters
+    ----------
+    mistakes : Mistakes
+        The worst of them.
+    """
+
     mistakes: Mistakes
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a network makes of some samples; overwritten by the next block.
+
+    Parameters
+    ----------
+    step : int
+        Which block it is, counted from 0.
+    used : ndarray of bool (own virtual ranks, samples)
+        Which samples are no padding.
+    labels, predicted : ndarray of integers (own virtual ranks, samples)
+        Class indices.
+    outputs : ndarray (own virtual ranks, classes, samples)
+        The network's.
+    losses : ndarray (own virtual ranks, samples)
+        Of each sample.
+    """
+
+    step: int
+    used: NDArray[np.bool_]
+    labels: NDArray[np.int32]
+    predicted: NDArray[np.intp]
+    outputs: Array
+    losses: Array
+
+
+class Tally:
+    """Adds up losses and classifications block by block.
+
+    Parameters
+    ----------
+    num_virtual_ranks : int
+        This rank's own.
+    num_classes : int
+        Of the data set.
+    """
+
+    def __init__(self, num_virtual_ranks: int, num_classes: int) -> None:
+        self._losses = np.zeros(num_virtual_ranks)
+        self._confusion = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, block: Block) -> None:
+        """Add the samples of a block."""
+        self._losses += np.add.reduce(np.multiply(block.losses, block.used), axis=1)
+        np.add.at(self._confusion, (block.labels[block.used], block.predicted[block.used]), 1)
+
+    def result(self, communicator: Communicator) -> Classification:
+        """Return how the samples of all ranks were classified; collective."""
+        confusion = communicator.sum_counts(self._confusion)
+        correct, total = int(np.trace(confusion)), int(confusion.sum())
+        loss = tree_sum(communicator.gather_rows(self._losses)) / total
+        return Classification(Score(float(loss), correct, total), confusion)
 
 
 class Evaluation:
@@ -135,32 +199,28 @@ class Evaluation:
         """Return loss and correct classifications; collective."""
         losses = np.zeros(len(self._batches.virtual_ranks))
         correct = np.zeros(1, np.int64)
-        for _, used in self._blocks(parameters):
-            losses += self._loss_sums(used)
-            np.equal(self._predicted, self._workspace.labels, out=self._is_correct)
-            np.logical_and(self._is_correct, used, out=self._is_correct)
+        for block in self.blocks(parameters):
+            losses += self._loss_sums(block.used)
+            np.equal(block.predicted, block.labels, out=self._is_correct)
+            np.logical_and(self._is_correct, block.used, out=self._is_correct)
             correct += np.count_nonzero(self._is_correct)
-        return self._score(losses, correct)
+        loss = tree_sum(self._communicator.gather_rows(losses)) / self.total
+        return Score(float(loss), int(self._communicator.sum_counts(correct)[0]), self.total)
 
     def examine(self, parameters: Array) -> Examination:
         """Return score, confusion matrix and worst mistakes; collective."""
-        num_classes = self._network.widths[-1]
-        losses = np.zeros(len(self._batches.virtual_ranks))
-        confusion = np.zeros((num_classes, num_classes), np.int64)
+        tally = self.new_tally()
         mistakes = np.empty((0, 5))
-        labels, predicted = self._workspace.labels, self._predicted
-        for step, used in self._blocks(parameters):
-            losses += self._loss_sums(used)
-            np.add.at(confusion, (labels[used], predicted[used]), 1)
-            wrong = used & (predicted != labels)
-            rows = self._batches.rows(step)
+        for block in self.blocks(parameters):
+            tally.add(block)
+            wrong = block.used & (block.predicted != block.labels)
+            rows = self._batches.rows(block.step)
             mistakes = _worst(np.concatenate([mistakes, self._table(rows, wrong)]))
-        confusion = self._communicator.sum_counts(confusion)
+        found = tally.result(self._communicator)
         worst = _worst(self._communicator.gather_rows(mistakes))
-        correct = np.array([np.trace(confusion) if self._communicator.rank == 0 else 0])
         return Examination(
-            self._score(losses, correct),
-            confusion,
+            found.score,
+            found.confusion,
             Mistakes(
                 worst[:, 0].astype(np.int64),
                 worst[:, 1].astype(np.int64),
@@ -170,8 +230,12 @@ class Evaluation:
             ),
         )
 
-    def _blocks(self, parameters: Array) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-        """Evaluate and classify block by block: yield each one's step and which samples count."""
+    def new_tally(self) -> Tally:
+        """Return an empty tally for this rank's samples."""
+        return Tally(len(self._batches.virtual_ranks), self._network.widths[-1])
+
+    def blocks(self, parameters: Array) -> Iterator[Block]:
+        """Evaluate and classify this rank's samples block by block."""
         layers = self._network.evaluated_layers(parameters)
         batches, workspace = self._batches, self._workspace
         batches.in_stored_order()
@@ -179,16 +243,15 @@ class Evaluation:
             batches.fill(step, workspace.rows, workspace.labels)
             workspace.evaluate(layers)
             np.argmax(workspace.outputs, axis=1, out=self._predicted)
-            yield step, self._all_used if batches.used is None else batches.used
+            used = self._all_used if batches.used is None else batches.used
+            yield Block(
+                step, used, workspace.labels, self._predicted, workspace.outputs, workspace.losses
+            )
 
     def _loss_sums(self, used: NDArray[np.bool_]) -> Array:
         np.multiply(self._workspace.losses, used, out=self._losses)
         sums: Array = np.add.reduce(self._losses, axis=1)
         return sums
-
-    def _score(self, losses: NDArray[np.float64], correct: NDArray[np.int64]) -> Score:
-        loss = tree_sum(self._communicator.gather_rows(losses)) / self.total
-        return Score(float(loss), int(self._communicator.sum_counts(correct)[0]), self.total)
 
     def _table(self, rows: NDArray[np.int64], wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return (row, label, predicted, its output, the true class's output) of the wrong."""

@@ -33,13 +33,23 @@ class Requests:
         Stop after this step.
     deadline : Deadline, optional
         Stop before it comes.
+    tests : bool
+        Whether a training that is done looks at the test split; otherwise it is left as one that
+        was stopped.
     """
 
-    def __init__(self, stop_after: int | None = None, deadline: Deadline | None = None) -> None:
+    def __init__(
+        self,
+        stop_after: int | None = None,
+        deadline: Deadline | None = None,
+        *,
+        tests: bool = True,
+    ) -> None:
         self.save = False
         self.stop = False
         self.stop_after = stop_after
         self.deadline = deadline
+        self.tests = tests
 
     def take_save(self) -> bool:
         """Return whether a checkpoint was asked for, and forget it."""

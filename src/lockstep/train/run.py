@@ -257,14 +257,7 @@ def evaluate_run(
     def prepare() -> tuple[Config, Model, DatasetFile]:
         config = load_config(run.config, {"data": str(data)} if data else {})
         model = run_model(run)
-        dataset = open_dataset(config)
-        _check_fit(model, dataset, split)
-        if not data and dataset.info.content_sha256 != model.dataset_sha256:
-            raise UserError(
-                f"{dataset.path} has changed since the run was trained on it, so its splits may "
-                "have too. To score the run on it all the same, name it with --data."
-            )
-        return config, model, dataset
+        return config, model, open_split(config, model, split, is_own=not data)
 
     config, model, dataset = together(communicator, prepare)
     with dataset, blas_threads(config):
@@ -283,6 +276,35 @@ def evaluate_run(
             ),
         )
         return scores(evaluation.examine(model.parameters), model.class_names)
+
+
+def open_split(config: Config, model: Model, split: str, *, is_own: bool) -> DatasetFile:
+    """Open the configured data set to score a model on one of its splits.
+
+    Parameters
+    ----------
+    config : Config
+        Names the data set.
+    model : Model
+        What is to be scored.
+    split : str
+        "train", "validation" or "test".
+    is_own : bool
+        Whether it must be what the model was trained on.
+
+    Raises
+    ------
+    UserError
+        When it can't be opened or doesn't fit the model, or the split is empty.
+    """
+    dataset = open_dataset(config)
+    _check_fit(model, dataset, split)
+    if is_own and dataset.info.content_sha256 != model.dataset_sha256:
+        raise UserError(
+            f"{dataset.path} has changed since the run was trained on it, so its splits may "
+            "have too. To score the run on it all the same, name it with --data."
+        )
+    return dataset
 
 
 def _check_fit(model: Model, dataset: DatasetFile, split: str) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.train.evaluation import Examination
+from lockstep.train.evaluation import Classification
 
 
-def scores(examination: Examination | None, class_names: Sequence[str]) -> dict[str, Any]:
+def scores(found: Classification | None, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the scores of a split.
 
     Parameters
     ----------
-    examination : Examination or None
+    found : Classification or None
         None gives the same keys without values.
     class_names : sequence of str
         One per class.
@@ -24,17 +24,17 @@ def scores(examination: Examination | None, class_names: Sequence[str]) -> dict[
     dict
         accuracy, loss, correct, total, macro_f1, confusion_matrix and per_class.
     """
-    if examination is None:
+    if found is None:
         names = ("accuracy", "loss", "correct", "total")
         return dict.fromkeys([*names, "macro_f1", "confusion_matrix", "per_class"])
-    per_class = per_class_scores(examination.confusion, class_names)
+    per_class = per_class_scores(found.confusion, class_names)
     return {
-        "accuracy": examination.score.accuracy,
-        "loss": examination.score.loss,
-        "correct": examination.score.correct,
-        "total": examination.score.total,
+        "accuracy": found.score.accuracy,
+        "loss": found.score.loss,
+        "correct": found.score.correct,
+        "total": found.score.total,
         "macro_f1": float(np.mean([line["f1"] for line in per_class])),
-        "confusion_matrix": examination.confusion.tolist(),
+        "confusion_matrix": found.confusion.tolist(),
         "per_class": per_class,
     }
 

@@ -177,7 +177,7 @@ class Trainer:
         self._saved_step = 0
         self._validation = self._evaluation("validation")
         # Read now, so that what is wrong with it is not found at the end.
-        self._test = self._evaluation("test")
+        self._test = self._evaluation("test") if self._requests.tests else None
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from where another training of the same configuration was."""
@@ -268,7 +268,7 @@ class Trainer:
                 self._finish_epoch(epoch)
             self._save()
         self._reduction.close()
-        if self.is_done:
+        if self.is_done and self._requests.tests:
             clock.enter("testing")
             observer.training_done(self._outcome())
         else:

@@ -67,9 +67,9 @@ def test_a_death_is_told_from_a_farewell(board):
 
 def test_an_abort_and_signals_are_passed_on(board):
     line = dial(board, 0)
-    line.announce_abort()
+    line.announce_abort(69)
     wait_for(lambda: board.heard.get(0))
-    assert board.connections[0].is_aborting
+    assert board.connections[0].abort_code == 69
     board.connections[0].pass_on(10)
     assert line.receive_for(20) == []
     assert line.signals == [10]

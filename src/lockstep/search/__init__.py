@@ -1,0 +1,1 @@
+"""Search for hyper-parameters: many trainings, judged by the validation split."""

@@ -1,0 +1,58 @@
+"""The command `lockstep sweep`.
+
+What it needs is imported inside: see `lockstep.cli`.
+"""
+
+from pathlib import Path
+
+import click
+
+from lockstep.parallel.connect import connect
+from lockstep.parallel.launch import Launch, start_ranks
+from lockstep.parallel.verdict import on_root, together
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=_FILE, metavar="SPEC.toml")
+@click.option("-n", "--num-ranks", type=click.IntRange(1), help="Start so many MPI ranks.")
+@click.option(
+    "--results", type=_FILE, help="The search's own folder.  [default: results/<name of SPEC.toml>]"
+)
+def sweep(file: Path, num_ranks: int | None, results: Path | None) -> None:
+    """Search for hyper-parameters by many trainings.
+
+    SPEC.toml says which fields vary and how; launch/presets/sweep.toml is an example. Trials are
+    judged by the validation split, and never look at the test split. The same command goes on with
+    a search that was stopped or killed.
+
+    \b
+      lockstep sweep launch/presets/sweep.toml
+      lockstep sweep launch/presets/sweep.toml -n 2
+
+    Trials are ordinary runs in the search's folder. The number of ranks makes no difference to
+    them.
+    """
+    communicator = connect()
+    if num_ranks and num_ranks > 1 and communicator.world_size == 1:
+        words = ["sweep", str(file), *([f"--results={results}"] if results else [])]
+        start_ranks(Launch(num_ranks), words)
+    from lockstep.search.spec import Spec
+    from lockstep.search.sweep import plan, run_sweep
+
+    folder = results or Path("results") / file.stem
+    spec = together(communicator, lambda: Spec.load(file))
+    standings = run_sweep(spec, communicator, folder)
+
+    def tell() -> None:
+        from lockstep.search.report import report
+
+        trials = plan(spec, folder)
+        click.echo(f"\n{report(spec, trials, standings or [], folder)}\n")
+        best = trials[(standings or [])[0].trial]
+        click.echo(f"Best: trial {best.number}. Its weights have not seen the test split yet.")
+        click.echo(f"Test it: lockstep evaluate {best.folder.path}")
+        click.echo(f"Train it again: lockstep train {best.folder.config}")
+
+    on_root(communicator, tell)
