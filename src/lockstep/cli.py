@@ -4,7 +4,9 @@ Rooms are imported inside the commands that need them, because some of what they
 longer to import than a small training takes to run.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -380,41 +382,58 @@ def _finish(run: "Run") -> None:
 
 
 @cli.command()
-@click.argument("run", type=_FILE)
+@click.argument("runs", nargs=-1, required=True, type=_FILE, metavar="RUN...")
 @click.option("--data", type=_FILE, help="Another data set file; the run's own by default.")
 @click.option(
     "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None:
-    """Score a run's weights on a split.
+def evaluate(runs: tuple[Path, ...], data: Path | None, split: str, *, as_json: bool) -> None:
+    """Score a run's weights on a split, or those of several runs together.
 
     Accuracy, and precision, recall and F1 per class; with --json the confusion matrix too.
     Works alone or under an MPI launcher.
+
+    Several runs are an ensemble: the mean of their probabilities is scored, and each run's own
+    score is told too.
+
+    \b
+      lockstep evaluate results/digits-20260101-120000
+      mpiexec -n 4 lockstep evaluate results/seed-* --split validation
     """
     import json
 
     from lockstep.report.tables import scores_table
+    from lockstep.train.ensemble import evaluate_ensemble
     from lockstep.train.run import evaluate_run
 
     communicator = connect()
-    folder = together(communicator, lambda: RunFolder.open(run))
-    scores = evaluate_run(folder, data, split, communicator)
+    if len(runs) == 1:
+        folder = together(communicator, lambda: RunFolder.open(runs[0]))
+        scores = evaluate_run(folder, data, split, communicator)
+    else:
+        scores = evaluate_ensemble(runs, data, split, communicator)
     if communicator.rank != 0:
         return
     if as_json:
         click.echo(json.dumps({"split": split, **scores}, indent=2))
         return
     click.echo(scores_table(scores, "--json prints all"))
-    click.echo(
-        f"\n{split.capitalize()} accuracy: {scores['accuracy']:.2%} "
-        f"({scores['correct']} / {scores['total']}), loss {scores['loss']:.4f}"
-    )
+    click.echo()
+    for member in scores.get("members", []):
+        click.echo(f"{member['run']}: {_score_text(member)}")
+    mean = f" of the mean of {len(runs)} runs" if len(runs) > 1 else ""
+    click.echo(f"{split.capitalize()} accuracy{mean}: {_score_text(scores)}")
+
+
+def _score_text(scores: Mapping[str, Any]) -> str:
+    correct, total = scores["correct"], scores["total"]
+    errors = f"{total - correct} error{'s' * (total - correct != 1)}"
+    return f"{scores['accuracy']:.2%} ({correct} / {total}), {errors}, loss {scores['loss']:.4f}"
 
 
 @cli.command()
-@click.argument("run", type=_FILE)
-@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.argument("paths", nargs=-1, required=True, type=_FILE, metavar="RUN... FILE...")
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),
@@ -424,24 +443,35 @@ def evaluate(run: Path, data: Path | None, split: str, *, as_json: bool) -> None
 )
 @click.option("--json", "layout", flag_value="json", help="Print JSON with all probabilities.")
 @click.option("--csv", "layout", flag_value="csv", help="Print CSV with all probabilities.")
-def predict(run: Path, files: tuple[Path, ...], split: str, layout: str | None) -> None:
-    """Classify images or rows by a run's weights.
+def predict(paths: tuple[Path, ...], split: str, layout: str | None) -> None:
+    """Classify images or rows by a run's weights, or by those of several runs together.
 
-    FILES are PNG, JPEG or other images, .npy arrays of one or more samples, .csv tables of
-    features without a label, or data set files (.h5), of which one split is taken. Numbers are
-    those that were converted, such as 0 to 255 for MNIST's pixels.
+    RUNs are run folders; of several, the mean of their probabilities counts. FILEs are PNG, JPEG
+    or other images, .npy arrays of one or more samples, .csv tables of features without a label,
+    or data set files (.h5), of which one split is taken. Numbers are those that were converted,
+    such as 0 to 255 for MNIST's pixels.
 
     Images of hand-drawn digits are brought to the form of the training data: inverted if need
     be, cropped, scaled, and centred by mass as MNIST's were.
+
+    \b
+      lockstep predict results/digits-20260101-120000 drawn.png
+      lockstep predict results/seed-* drawn.png --json
     """
     refuse_ranks()
     from lockstep.data.samples import read_samples
     from lockstep.report.predictions import FORMATS
-    from lockstep.train.run import run_model
+    from lockstep.train.ensemble import mean_probabilities, open_members
 
-    model = run_model(RunFolder.open(run))
+    # The first must be a run; after it, no folder can be anything else.
+    others = [*takewhile(Path.is_dir, paths[1:])]
+    files = paths[1 + len(others) :]
+    if not files:
+        raise UserError("Name what is to be classified after the runs: images, .npy arrays, ...")
+    members = open_members([paths[0], *others])
+    model = members[0].model
     samples = [read_samples(file, model.form, split) for file in files]
-    outputs = [model.probabilities(part.stored) for part in samples]
+    outputs = [mean_probabilities(members, part.stored) for part in samples]
     names = [name for part in samples for name in part.names]
     rows = [row for part in outputs for row in part.tolist()]
     click.echo(FORMATS[layout or "table"](names, model.class_names, rows))

@@ -78,8 +78,9 @@ def test_the_commands(shell):
     digests = re.findall(r"weights_sha256: (\w+)", told)
     # One process, four ranks and two ranks.
     assert len(set(digests[:3])) == 1
-    # The flowers, a run, the same with more epochs, and once again with nothing left to do.
-    _, first, longer, again, restarted, one, two = digests[3:]
+    # The flowers, the two of the ensemble, a run, the same with more epochs, and once again with
+    # nothing left to do.
+    _, _, _, first, longer, again, restarted, one, two = digests[3:]
     assert first != longer == again
     assert restarted == digests[0]
     assert one == two

@@ -9,8 +9,8 @@ import pytest
 from lockstep.config import load_config
 from lockstep.data.convert import ConvertOptions, convert
 from lockstep.data.shards import Sharding
+from lockstep.train.blueprint import memory_budget
 from lockstep.train.run import open_dataset
-from lockstep.train.trainer import memory_budget
 
 PROGRAMS = Path(__file__).parent / "programs"
 # What the digits take in memory is 0.17 MB, of which the training rows have 0.14.

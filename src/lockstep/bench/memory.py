@@ -25,8 +25,8 @@ from lockstep.data.memory import MEGABYTE
 from lockstep.errors import UserError
 from lockstep.parallel.single import SingleProcess
 from lockstep.storage.run_folder import make_folder
+from lockstep.train.blueprint import memory_budget, network_of
 from lockstep.train.run import resolve
-from lockstep.train.trainer import memory_budget, network_of
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adamw")
 _ROW_BYTES = NUM_FEATURES + LABEL_DTYPE.itemsize

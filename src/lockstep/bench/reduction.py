@@ -22,8 +22,8 @@ from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.crowding import is_crowded
 from lockstep.parallel.verdict import on_first_ranks, on_root
 from lockstep.storage.run_folder import make_folder
+from lockstep.train.blueprint import network_of
 from lockstep.train.run import resolve
-from lockstep.train.trainer import network_of
 
 CASES = (Case((128,), 128, 1000), Case((512, 512), 128, 200), Case((2048, 2048), 512, 16))
 # For a quick look at whether all works.

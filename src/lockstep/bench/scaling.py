@@ -29,8 +29,8 @@ from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.crowding import is_crowded
 from lockstep.parallel.verdict import on_first_ranks, on_root
 from lockstep.storage.run_folder import make_folder
+from lockstep.train.blueprint import network_of
 from lockstep.train.run import resolve
-from lockstep.train.trainer import network_of
 
 if TYPE_CHECKING:
     from lockstep.bench.peers.torch_ddp import Processes

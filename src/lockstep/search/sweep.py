@@ -15,9 +15,9 @@ from lockstep.search.spec import Spec
 from lockstep.search.standings import Standing, survivors
 from lockstep.search.trial import Trial
 from lockstep.storage.run_folder import make_folder, read_json, write_json
+from lockstep.train.blueprint import sharding_of
 from lockstep.train.run import open_dataset, resolve
 from lockstep.train.steps import Steps
-from lockstep.train.trainer import sharding_of
 
 
 def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Standing] | None:

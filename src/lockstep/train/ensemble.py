@@ -1,6 +1,6 @@
 """Ensembles: the outputs of several runs' networks, averaged."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import combinations
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.arrays import Array
-from lockstep.config import Config, Loss, load_config
+from lockstep.config import Config, load_config
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_first_ranks, together
 from lockstep.storage.run_folder import RunFolder
+from lockstep.train.blueprint import memory_budget
 from lockstep.train.evaluation import Block, Evaluation
 from lockstep.train.model import Model
 from lockstep.train.run import open_split, run_model
 from lockstep.train.scores import scores
 from lockstep.train.session import blas_threads
-from lockstep.train.trainer import memory_budget
 
 
 @dataclass(frozen=True)
@@ -98,21 +98,21 @@ def _difference(a: Model, b: Model) -> str:
     return ""
 
 
-def mean_outputs(outputs: Iterable[Array]) -> NDArray[np.float64]:
+def mean_outputs(outputs: Sequence[Array]) -> NDArray[np.float64]:
     """Return the mean of networks' outputs, added in their order, in float64.
 
     Members count alike (L. K. Hansen, P. Salamon, "Neural network ensembles", IEEE TPAMI 12
     (1990); D. Ciresan, U. Meier, J. Schmidhuber, "Multi-column deep neural networks for image
     classification", CVPR (2012), section 2).
     """
-    members = [each.astype(np.float64) for each in outputs]
-    mean: NDArray[np.float64] = reduce(np.add, members) / len(members)
+    total = reduce(np.add, (each.astype(np.float64) for each in outputs))
+    mean: NDArray[np.float64] = total / len(outputs)
     return mean
 
 
 def mean_probabilities(members: Sequence[Member], stored: Array) -> NDArray[np.float64]:
     """Return the mean of the members' outputs for samples; see `Model.probabilities`."""
-    return mean_outputs(member.model.probabilities(stored) for member in members)
+    return mean_outputs([member.model.probabilities(stored) for member in members])
 
 
 def evaluate_ensemble(
@@ -215,11 +215,10 @@ def _evaluate(
     }
 
 
-def _mean_block(blocks: Sequence[Block], loss: Loss) -> Block:
+def _mean_block(blocks: Sequence[Block], loss: str) -> Block:
     """Return what the mean outputs of some networks make of the same samples."""
-    mean = mean_outputs(block.outputs for block in blocks)
-    losses_of = {"cross_entropy": _cross_entropy, "quadratic": _quadratic}[loss]
-    losses = losses_of(blocks, mean)
+    mean = mean_outputs([block.outputs for block in blocks])
+    losses = _LOSSES[loss](blocks, mean)
     return replace(blocks[0], predicted=mean.argmax(axis=1), outputs=mean, losses=losses)
 
 
@@ -241,3 +240,6 @@ def _quadratic(blocks: Sequence[Block], mean: NDArray[np.float64]) -> NDArray[np
     target = blocks[0].labels[:, np.newaxis, :] == classes
     losses: NDArray[np.float64] = 0.5 * np.sum((mean - target) ** 2, axis=1)
     return losses
+
+
+_LOSSES = {"cross_entropy": _cross_entropy, "quadratic": _quadratic}

@@ -199,10 +199,10 @@ class Evaluation:
         """Return loss and correct classifications; collective."""
         losses = np.zeros(len(self._batches.virtual_ranks))
         correct = np.zeros(1, np.int64)
-        for block in self.blocks(parameters):
-            losses += self._loss_sums(block.used)
-            np.equal(block.predicted, block.labels, out=self._is_correct)
-            np.logical_and(self._is_correct, block.used, out=self._is_correct)
+        for found in self.blocks(parameters):
+            losses += self._loss_sums(found.used)
+            np.equal(found.predicted, found.labels, out=self._is_correct)
+            np.logical_and(self._is_correct, found.used, out=self._is_correct)
             correct += np.count_nonzero(self._is_correct)
         loss = tree_sum(self._communicator.gather_rows(losses)) / self.total
         return Score(float(loss), int(self._communicator.sum_counts(correct)[0]), self.total)
@@ -211,16 +211,16 @@ class Evaluation:
         """Return score, confusion matrix and worst mistakes; collective."""
         tally = self.new_tally()
         mistakes = np.empty((0, 5))
-        for block in self.blocks(parameters):
-            tally.add(block)
-            wrong = block.used & (block.predicted != block.labels)
-            rows = self._batches.rows(block.step)
+        for found in self.blocks(parameters):
+            tally.add(found)
+            wrong = found.used & (found.predicted != found.labels)
+            rows = self._batches.rows(found.step)
             mistakes = _worst(np.concatenate([mistakes, self._table(rows, wrong)]))
-        found = tally.result(self._communicator)
+        result = tally.result(self._communicator)
         worst = _worst(self._communicator.gather_rows(mistakes))
         return Examination(
-            found.score,
-            found.confusion,
+            result.score,
+            result.confusion,
             Mistakes(
                 worst[:, 0].astype(np.int64),
                 worst[:, 1].astype(np.int64),

@@ -15,8 +15,8 @@ from lockstep.nn.functional import ACTIVATIONS
 from lockstep.nn.mlp import MLP
 from lockstep.optim.optimizers import OPTIMIZERS
 from lockstep.parallel.tree import Node, block
+from lockstep.train.blueprint import network_of, sharding_of
 from lockstep.train.evaluation import _BLOCK_SIZE as EVALUATED_SAMPLES
-from lockstep.train.trainer import network_of, sharding_of
 
 # Python's objects for one virtual rank, of any rank: its shards and its place in the tree.
 _VIRTUAL_RANK_BYTES = 500

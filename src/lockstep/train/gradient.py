@@ -189,3 +189,13 @@ class Backpropagation:
         yield "the losses", workspace.losses
         for index in workspace.backward(self._layers, leaves, 1.0 / num_samples, used):
             yield f"the gradient of layer {index + 1}", leaves[index]
+
+
+def reduced_shapes(network: MLP) -> list[tuple[int, ...]]:
+    """Return the parameter groups of a step's reduction.
+
+    They are the layers, the statistics of batch normalization if there is any, and the notes, so
+    that the vector is laid out as the parameters are, with the notes behind them.
+    """
+    statistics = [(network.num_statistics,)] if network.num_statistics else []
+    return [*network.layer_shapes, *statistics, NOTES_SHAPE]

@@ -107,7 +107,7 @@ class _ModelFacts:
 
 @dataclass(frozen=True)
 class _RunFacts:
-    """What a training that goes on needs of them; see `lockstep.train.trainer.Progress`."""
+    """What a training that goes on needs of them; see `lockstep.train.progress.Progress`."""
 
     config: dict[str, dict[str, Any]]
     dataset_sha256: str

@@ -21,11 +21,11 @@ from lockstep.storage.run_folder import (
     write_text,
 )
 from lockstep.storage.writer import CheckpointWriter
+from lockstep.train.blueprint import network_of
 from lockstep.train.model import checkpoint_arrays, checkpoint_facts, weights_sha256
 from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
 from lockstep.train.scores import scores
 from lockstep.train.trace import TraceLine
-from lockstep.train.trainer import network_of
 
 # More first-layer units than this make no readable picture.
 _NUM_DRAWN_UNITS = 64

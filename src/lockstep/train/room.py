@@ -11,8 +11,8 @@ from lockstep.errors import SharedError, UserError
 from lockstep.parallel.binding import ranges
 from lockstep.parallel.communicator import Communicator
 from lockstep.resources import memory_rooms
+from lockstep.train.blueprint import network_of
 from lockstep.train.footprint import Footprint, estimate
-from lockstep.train.trainer import network_of
 
 # Parts of less than this fraction of the whole are told together.
 _SMALL_PART = 0.02

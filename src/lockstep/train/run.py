@@ -20,6 +20,7 @@ from lockstep.parallel.verdict import on_root, rank_names, together
 from lockstep.storage.checkpoint import CheckpointStore
 from lockstep.storage.run_folder import RunFolder
 from lockstep.train import fingerprint
+from lockstep.train.blueprint import memory_budget, rate_factor, sharding_of, strengths_of
 from lockstep.train.evaluation import Evaluation
 from lockstep.train.model import Model, load_model
 from lockstep.train.requests import Requests
@@ -27,7 +28,6 @@ from lockstep.train.resume import newest_checkpoint
 from lockstep.train.room import check_room
 from lockstep.train.scores import scores
 from lockstep.train.session import Run, Session, blas_threads
-from lockstep.train.trainer import memory_budget, rate_factor, sharding_of, strengths_of
 
 
 def run_training(

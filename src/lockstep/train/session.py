@@ -20,12 +20,13 @@ from lockstep.parallel.verdict import on_root, together
 from lockstep.storage.checkpoint import Checkpoint
 from lockstep.storage.run_folder import RunFolder, read_json
 from lockstep.train import fingerprint
+from lockstep.train.blueprint import network_of
 from lockstep.train.model import checkpoint_snapshot
 from lockstep.train.observers import Console, Observer, Observers
 from lockstep.train.record import RunRecord, checkpoint_of
 from lockstep.train.requests import Requests
 from lockstep.train.resume import share
-from lockstep.train.trainer import Trainer, network_of
+from lockstep.train.trainer import Trainer
 
 # More can't be read.
 _MOST_SHOWN_HOSTS = 8

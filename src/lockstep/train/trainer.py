@@ -1,89 +1,41 @@
 """The training loop."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from lockstep.arrays import Array
 from lockstep.config import Config
-from lockstep.data.augmentation import Augmenter, Strengths
+from lockstep.data.augmentation import Augmenter
 from lockstep.data.batches import Batches, scaling_of
-from lockstep.data.dataset_file import DatasetFile, DatasetInfo
-from lockstep.data.memory import MemoryBudget
-from lockstep.data.shards import Sharding
-from lockstep.nn.dropout import Dropout
+from lockstep.data.dataset_file import DatasetFile
 from lockstep.nn.initializers import initialize
-from lockstep.nn.mlp import MLP, Workspace
-from lockstep.optim.optimizers import OPTIMIZERS, Hyperparameters
-from lockstep.optim.schedules import Schedule, learning_rate_factor
+from lockstep.nn.mlp import Workspace
+from lockstep.optim.optimizers import OPTIMIZERS
 from lockstep.parallel.communicator import Communicator, Doing, Reduction
 from lockstep.parallel.tree import block
 from lockstep.train.averaging import Averaging
+from lockstep.train.blueprint import (
+    dropout_of,
+    hyperparameters_of,
+    memory_budget,
+    network_of,
+    schedule_of,
+    sharding_of,
+    strengths_of,
+)
 from lockstep.train.clock import STEP_PHASES, Clock
-from lockstep.train.evaluation import Evaluation, Score
-from lockstep.train.gradient import NOTES_SHAPE, Backpropagation, Notes
+from lockstep.train.evaluation import Evaluation
+from lockstep.train.gradient import Backpropagation, Notes, reduced_shapes
 from lockstep.train.nonfinite import DivergedError, find_bad_layers, find_origin
 from lockstep.train.observers import EpochResult, Observer, Outcome, Snapshot
+from lockstep.train.progress import Progress
 from lockstep.train.replicas import check_replicas
 from lockstep.train.requests import Requests
 from lockstep.train.steps import Part, Steps
 from lockstep.train.trace import TraceLine, batch_digest, layer_digests
 from lockstep.train.update import Update
-
-
-@dataclass
-class Progress:
-    """How far a training has come, and its best epoch so far; a checkpoint holds all of it.
-
-    Parameters
-    ----------
-    step, epoch : int
-        Steps and whole epochs done.
-    best_epoch, best_step, best_correct, best_loss : int or float or None
-        The epoch with the best validation score so far, its last step, and the score.
-    loss_sum : float
-        Over the samples of the epoch that is under way.
-    num_skipped_steps : int
-        How many of all steps had no update, for they were not finite.
-    num_skipped_samples : int
-        What is missing in the loss sum for it.
-    spent_s : dict of str to float
-        Seconds of that epoch, see `Clock`.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    best_epoch: int = 0
-    best_step: int = 0
-    best_correct: int = -1
-    best_loss: float | None = None
-    loss_sum: float = 0.0
-    num_skipped_steps: int = 0
-    num_skipped_samples: int = 0
-    spent_s: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of_facts(cls, facts: Mapping[str, Any]) -> "Progress":
-        """Read it from a checkpoint's facts."""
-        return cls(**{own.name: facts[own.name] for own in fields(cls) if own.name in facts})
-
-    def is_best(self, score: Score | None) -> bool:
-        """Take note of an epoch's score: more correct samples win, among equals the lower loss.
-
-        Without a validation split the newest epoch always counts as the best.
-        """
-        if score is not None:
-            if self.best_loss is not None and (score.correct, -score.loss) <= (
-                self.best_correct,
-                -self.best_loss,
-            ):
-                return False
-            self.best_correct, self.best_loss = score.correct, score.loss
-        self.best_epoch, self.best_step = self.epoch, self.step
-        return True
 
 
 class Trainer:
@@ -148,7 +100,7 @@ class Trainer:
             self._batches.shape[1],
             training.seed,
         )
-        dropout = _dropout(config, self.network, own, self._batches.shape[1])
+        dropout = dropout_of(config, self.network, own, self._batches.shape[1])
         self._workspace = Workspace(
             self.network,
             *self._batches.shape,
@@ -166,9 +118,9 @@ class Trainer:
         self._optimizer = OPTIMIZERS[optimization.optimizer](
             self.parameters[: self.network.num_trainable],
             self.network.weight_slices,
-            _hyperparameters(config),
+            hyperparameters_of(config),
         )
-        self._learning_rate = _schedule(config, self._steps.per_epoch)
+        self._learning_rate = schedule_of(config, self._steps.per_epoch)
         self._averaging: Averaging | None = None
         if optimization.averaging != "none":
             self._averaging = Averaging(config, self.parameters, self._steps.per_epoch)
@@ -485,91 +437,3 @@ class Trainer:
 
 def _is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def network_of(config: Config, info: DatasetInfo) -> MLP:
-    """Return the configured network with the data set's inputs and classes."""
-    widths = (info.num_features, *config.network.hidden_widths, info.num_classes)
-    network = config.network
-    return MLP(widths, network.activation, network.loss, network.normalization)
-
-
-def reduced_shapes(network: MLP) -> list[tuple[int, ...]]:
-    """Return the parameter groups of a step's reduction.
-
-    They are the layers, the statistics of batch normalization if there is any, and the notes, so
-    that the vector is laid out as the parameters are, with the notes behind them.
-    """
-    statistics = [(network.num_statistics,)] if network.num_statistics else []
-    return [*network.layer_shapes, *statistics, NOTES_SHAPE]
-
-
-def sharding_of(config: Config, info: DatasetInfo) -> Sharding:
-    """Return the division of the training rows over virtual ranks and parts of steps."""
-    training = config.training
-    samples_per_part = training.global_batch_size // training.accumulation
-    return Sharding(info.num_samples["train"], samples_per_part, training.virtual_ranks)
-
-
-def strengths_of(config: Config) -> Strengths:
-    """Return how much the training samples are augmented."""
-    return Strengths(**asdict(config.augmentation))
-
-
-def memory_budget(config: Config, dataset: DatasetFile) -> MemoryBudget:
-    """Return what a rank may use for the rows of a data set."""
-    return MemoryBudget(config.data.memory_budget_mb, dataset.info, config.network.dtype)
-
-
-def _dropout(
-    config: Config, network: MLP, virtual_ranks: range, num_samples: int
-) -> Dropout | None:
-    """Return what draws the masks, if there are any."""
-    regularization = config.regularization
-    hidden = regularization.dropout or (0.0,)
-    if len(hidden) == 1:
-        hidden *= network.num_hidden
-    dropout = Dropout(
-        [regularization.input_dropout, *hidden],
-        network.widths[:-1],
-        virtual_ranks,
-        num_samples,
-        config.training.seed,
-        config.network.dtype,
-    )
-    return dropout if dropout.is_used else None
-
-
-def _hyperparameters(config: Config) -> Hyperparameters:
-    optimization = config.optimization
-    return Hyperparameters(
-        momentum=optimization.momentum,
-        beta1=optimization.beta1,
-        beta2=optimization.beta2,
-        epsilon=optimization.epsilon,
-        weight_decay=optimization.weight_decay,
-        trust_coefficient=optimization.trust_coefficient,
-    )
-
-
-def rate_factor(config: Config) -> float:
-    """Return what the configured learning rates are multiplied by."""
-    optimization = config.optimization
-    return learning_rate_factor(
-        optimization.learning_rate_scaling,
-        config.training.global_batch_size,
-        optimization.reference_batch_size,
-    )
-
-
-def _schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    optimization, factor = config.optimization, rate_factor(config)
-    return Schedule(
-        kind=optimization.schedule,
-        learning_rate=factor * optimization.learning_rate,
-        num_steps=config.training.epochs * steps_per_epoch,
-        warmup_steps=round(optimization.warmup_epochs * steps_per_epoch),
-        decay_steps=max(1, round(optimization.decay_epochs * steps_per_epoch)),
-        decay_factor=optimization.decay_factor,
-        final_learning_rate=factor * optimization.final_learning_rate,
-    )

@@ -13,7 +13,7 @@ from lockstep.data.dataset_file import DatasetFile
 from lockstep.nn.initializers import initialize
 from lockstep.nn.mlp import MLP
 from lockstep.optim.schedules import Schedule
-from lockstep.train.trainer import network_of
+from lockstep.train.blueprint import network_of
 
 
 @dataclass(frozen=True)
