@@ -4,7 +4,7 @@ Rooms are imported inside the commands that need them, because some of what they
 longer to import than a small training takes to run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -420,8 +420,10 @@ def evaluate(runs: tuple[Path, ...], data: Path | None, split: str, *, as_json: 
         return
     click.echo(scores_table(scores, "--json prints all"))
     click.echo()
-    for member in scores.get("members", []):
-        click.echo(f"{member['run']}: {_score_text(member)}")
+    members = scores.get("members", [])
+    width = max((len(member["run"]) for member in members), default=0)
+    for member in members:
+        click.echo(f"{member['run']:{width}}  {_score_text(member)}")
     mean = f" of the mean of {len(runs)} runs" if len(runs) > 1 else ""
     click.echo(f"{split.capitalize()} accuracy{mean}: {_score_text(scores)}")
 
@@ -463,18 +465,31 @@ def predict(paths: tuple[Path, ...], split: str, layout: str | None) -> None:
     from lockstep.report.predictions import FORMATS
     from lockstep.train.ensemble import mean_probabilities, open_members
 
-    # The first must be a run; after it, no folder can be anything else.
-    others = [*takewhile(Path.is_dir, paths[1:])]
-    files = paths[1 + len(others) :]
-    if not files:
-        raise UserError("Name what is to be classified after the runs: images, .npy arrays, ...")
-    members = open_members([paths[0], *others])
+    runs, files = _runs_and_files(paths)
+    members = open_members(runs)
     model = members[0].model
     samples = [read_samples(file, model.form, split) for file in files]
     outputs = [mean_probabilities(members, part.stored) for part in samples]
     names = [name for part in samples for name in part.names]
     rows = [row for part in outputs for row in part.tolist()]
     click.echo(FORMATS[layout or "table"](names, model.class_names, rows))
+
+
+def _runs_and_files(paths: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Tell run folders from what is to be classified: the first is one, and so are more folders."""
+    num_runs = 1 + len([*takewhile(Path.is_dir, paths[1:])])
+    runs, files = paths[:num_runs], paths[num_runs:]
+    if not files:
+        raise UserError(
+            f"Nothing is to be classified: name files after {runs[-1]}, which are images, .npy "
+            "arrays, .csv tables or .h5 files."
+        )
+    if not files[0].exists():
+        raise UserError(
+            f"{files[0]} doesn't exist: name one or more runs, and then images, .npy arrays, .csv "
+            "tables or .h5 files."
+        )
+    return runs, files
 
 
 @cli.command()

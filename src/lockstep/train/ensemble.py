@@ -204,7 +204,7 @@ def _evaluate(
     for blocks in zip(*passes, strict=True):
         for tally, block in zip(tallies, blocks, strict=True):
             tally.add(block)
-        of_mean.add(_mean_block(blocks, model.network.loss))
+        of_mean.add(mean_block(blocks, model.network.loss))
     told = [tally.result(communicator).score for tally in tallies]
     return {
         **scores(of_mean.result(communicator), model.class_names),
@@ -215,8 +215,16 @@ def _evaluate(
     }
 
 
-def _mean_block(blocks: Sequence[Block], loss: str) -> Block:
-    """Return what the mean outputs of some networks make of the same samples."""
+def mean_block(blocks: Sequence[Block], loss: str) -> Block:
+    """Return what the mean outputs of some networks make of the same samples.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Of the same samples, one per network.
+    loss : str
+        All networks' loss, "cross_entropy" or "quadratic".
+    """
     mean = mean_outputs([block.outputs for block in blocks])
     losses = _LOSSES[loss](blocks, mean)
     return replace(blocks[0], predicted=mean.argmax(axis=1), outputs=mean, losses=losses)

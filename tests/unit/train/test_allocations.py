@@ -7,6 +7,7 @@ import pytest
 
 from lockstep.bench.made_up import made_up_dataset
 from lockstep.config import Config, Network, Optimization, Training
+from lockstep.optim.norms import NORM_BLOCK_SIZE
 from lockstep.parallel.single import SingleProcess
 from lockstep.train.observers import Observer
 from lockstep.train.requests import Requests
@@ -52,17 +53,20 @@ def stop_tracing():
 
 
 @pytest.mark.parametrize("virtual_ranks", [1, 4])
-@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "gelu"])
 @pytest.mark.parametrize(
-    ("optimizer", "loss"),
+    ("optimizer", "loss", "activation"),
     [
-        ("sgd", "quadratic"),
-        ("nesterov", "cross_entropy"),
-        ("adamw", "cross_entropy"),
-        ("lars", "cross_entropy"),
-        ("lamb", "cross_entropy"),
+        *(
+            (optimizer, loss, activation)
+            for optimizer, loss in [
+                ("sgd", "quadratic"), ("nesterov", "cross_entropy"), ("adamw", "cross_entropy")
+            ]
+            for activation in ("sigmoid", "tanh", "relu", "leaky_relu", "gelu")
+        ),
+        ("lars", "cross_entropy", "relu"),
+        ("lamb", "cross_entropy", "relu"),
     ],
-)
+)  # fmt: skip
 def test_no_array_is_made_in_a_hundred_steps(virtual_ranks, activation, optimizer, loss):
     assert GLOBAL_BATCH_SIZE * CLASSES * 4 > NUMPY_BUFFERS_BYTES
     config = Config(
@@ -83,5 +87,7 @@ def test_no_array_is_made_in_a_hundred_steps(virtual_ranks, activation, optimize
     # The first step of an epoch comes after its shuffle, and after evaluation and save.
     within = [i for i in range(WATCHED) if (WARM_UP + 1 + i) % steps_per_epoch]
     assert len(within) > WATCHED / 2
-    assert max(watch.peaks[i] for i in within) < NUMPY_BUFFERS_BYTES
+    # Norms square a block of the weights in float64, here all of the first layer's.
+    norm_bytes = 8 * min(NORM_BLOCK_SIZE, 784 * 12) if optimizer in {"lars", "lamb"} else 0
+    assert max(watch.peaks[i] for i in within) < NUMPY_BUFFERS_BYTES + norm_bytes
     assert sum(watch.left[i] for i in within) < FEW_BYTES * len(within)
