@@ -176,6 +176,43 @@ def compare_with_pytorch(torch, samples, optimizer, activation, loss, clip, tole
         np.testing.assert_allclose(layer[-1], bias.detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_pytorch_normalizes_alike(torch, samples, normalization):
+    functional = torch.nn.functional
+    network = MLP(WIDTHS, "tanh", "cross_entropy", normalization)
+    parameters = initial_layers(network)
+    for layer in network.layers(parameters)[:-1]:
+        layer[-2:] += np.random.default_rng(1).standard_normal(layer[-2:].shape)
+    layers = network.layers(parameters)
+    workspace = Workspace(network, 1, NUM_SAMPLES, np.float64)
+    workspace.inputs[0], workspace.labels[0] = samples.x, samples.y
+    gradients = [np.empty((1, *layer.shape)) for layer in layers]
+    workspace.evaluate(layers)
+    for _ in workspace.backward(layers, gradients, 1 / NUM_SAMPLES):
+        pass
+    statistics = np.empty((1, network.num_statistics))
+    workspace.write_statistics(np.ones((1, 1)), statistics)
+
+    theirs = [torch.tensor(layer.copy(), requires_grad=True) for layer in layers]
+    a = torch.tensor(samples.x)
+    # A momentum of 1 leaves the batch's own statistics.
+    running = [(torch.zeros(width).double(), torch.ones(width).double()) for width in WIDTHS[1:-1]]
+    for layer, (mean, variance) in zip(theirs[:-1], running, strict=True):
+        z = a @ layer[:-2]
+        if normalization == "batch":
+            z = functional.batch_norm(z, mean, variance, layer[-1], layer[-2], True, 1.0)
+        else:
+            z = functional.layer_norm(z, z.shape[1:], layer[-1], layer[-2])
+        a = torch.tanh(z)
+    value = functional.cross_entropy(a @ theirs[-1][:-1] + theirs[-1][-1], torch.tensor(samples.y))
+    value.backward()
+    assert workspace.losses.mean() == pytest.approx(value.item(), rel=1e-12)
+    for own, other in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(own[0], other.grad.numpy(), rtol=1e-9, atol=1e-12)
+    for own, other in zip(network.statistics(statistics[0]), running, strict=False):
+        np.testing.assert_allclose(own, [each.numpy() for each in other], rtol=1e-12)
+
+
 def test_pytorch_has_the_same_one_cycle(torch):
     parameter = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([parameter], lr=1.0)
