@@ -36,6 +36,16 @@ def test_a_flipped_bit_stops_the_run_and_the_last_checkpoint_is_good(
     assert digests[0] == digests[1]
 
 
+def test_running_statistics_are_compared_too(program, digits_file):
+    # 64-128-10 with a gain in the first layer; behind what is trained come its running means.
+    statistics = 66 * 128 + 129 * 10
+    options = ("--data", digits_file, "--normalization", "batch", "--replica-check-every", "5")
+    done = program.on_ranks(2, FLIP_BIT, 1, 34, statistics + 7, *TRAIN, *options)
+    assert done.returncode == 1, done.stderr
+    assert "After step 35 the ranks' replicas" in done.stderr
+    assert "differ, in layer 1: rank 0 and rank 1" in done.stderr
+
+
 def test_corrupted_parameters_are_never_saved(program, digits_file):
     # No check is due, but one comes with every checkpoint.
     options = ("--data", digits_file, "--replica-check-every", "1000000")

@@ -9,7 +9,7 @@ from lockstep.errors import UserError
 from lockstep.nn.normalization import EPSILON
 from lockstep.parallel.single import SingleProcess
 from lockstep.storage.checkpoint import CheckpointStore
-from lockstep.storage.run_folder import read_json, read_json_lines
+from lockstep.storage.run_folder import read_arrays, read_json, read_json_lines
 from lockstep.train.model import load_model, weights_sha256
 from lockstep.train.observers import Observer
 from lockstep.train.requests import Requests
@@ -103,7 +103,7 @@ def test_averaging_leaves_the_training_itself_as_it_is(train):
 
 
 def test_batch_normalization_is_evaluated_with_its_running_statistics(train, digits_file):
-    _, store = train(normalization="batch", virtual_ranks="3", activation="tanh")
+    folder, store = train(normalization="batch", virtual_ranks="3", activation="tanh")
     arrays = arrays_of(store, "best")
     with DatasetFile.open(digits_file) as dataset:
         x, _ = dataset.read("validation", 0, 50)
@@ -119,6 +119,7 @@ def test_batch_normalization_is_evaluated_with_its_running_statistics(train, dig
     np.testing.assert_allclose(
         model.probabilities(x.reshape(50, -1)), expected, rtol=1e-9, atol=1e-12
     )
+    assert read_arrays(folder.figures)["first_layer.weight"].shape == (24, 64)
     # They have moved from where they began, to what the layers really give.
     assert abs(arrays["layers.0.running_mean"]).max() > 0.1
     assert (arrays["layers.0.running_variance"] > 0).all()

@@ -84,8 +84,10 @@ def find_bad_layers(communicator: Communicator, network: MLP, parameters: Array)
     str
         Empty when all are finite.
     """
-    own = [[not np.isfinite(layer).all() for layer in network.layers(parameters)]]
-    by_rank = communicator.gather_rows(np.array(own))
+    own = [not np.isfinite(layer).all() for layer in network.layers(parameters)]
+    for index, statistics in enumerate(network.statistics(parameters)):
+        own[index] |= not np.isfinite(statistics).all()
+    by_rank = communicator.gather_rows(np.array([own]))
     layers = ", ".join(str(layer + 1) for layer in np.flatnonzero(by_rank.any(axis=0)))
     ranks = np.flatnonzero(by_rank.any(axis=1))
     where = "" if ranks.size == len(by_rank) else f" on rank {', '.join(map(str, ranks))}"

@@ -185,7 +185,9 @@ class RunRecord(Observer):
         write_json(self._folder.run, {**self._facts, "ended": _now()})
 
     def _figures(self, outcome: Outcome) -> dict[str, Array]:
-        first_layer = self._network.layers(outcome.tested_parameters)[0][:-1, :_NUM_DRAWN_UNITS]
+        num_features = self._network.widths[0]
+        first_layer = self._network.layers(outcome.tested_parameters)[0]
+        first_layer = first_layer[:num_features, :_NUM_DRAWN_UNITS]
         figures: dict[str, Array] = {"first_layer.weight": first_layer.T.astype(np.float32)}
         if outcome.examination:
             mistakes = outcome.examination.mistakes

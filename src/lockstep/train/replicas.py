@@ -33,6 +33,8 @@ def check_replicas(communicator: Communicator, network: MLP, parameters: Array, 
         On all ranks, when the replicas differ; it names the step, the layers and the ranks.
     """
     own = [zlib.crc32(layer.data) for layer in network.layers(parameters)]
+    for index, statistics in enumerate(network.statistics(parameters)):
+        own[index] = zlib.crc32(statistics.data, own[index])
     by_rank = communicator.gather_rows(np.array([own], np.int64))
     differing = np.flatnonzero((by_rank != by_rank[0]).any(axis=0))
     if not differing.size:

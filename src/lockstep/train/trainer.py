@@ -362,6 +362,8 @@ class Trainer:
         communicator, network, step = self._communicator, self.network, self.progress.step
         if self._config.training.replica_check_every:
             check_replicas(communicator, network, self.parameters, step)
+            if self._averaging is not None:
+                check_replicas(communicator, network, self._averaging.average, step)
         bad_layers = find_bad_layers(communicator, network, self.parameters)
         if bad_layers:
             raise DivergedError(

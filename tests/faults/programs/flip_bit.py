@@ -21,8 +21,10 @@ def apply_and_flip(optimizer, parameters, *arguments):
     apply(optimizer, parameters, *arguments)
     updates.append(None)
     if len(updates) == step:
+        # What is trained is a part of the vector, and running statistics are behind it.
+        vector = parameters if parameters.base is None else parameters.base
         # The lowest bit of the mantissa, which no loss would ever show.
-        parameters[index : index + 1].view(np.uint32)[0] ^= 1
+        vector[index : index + 1].view(np.uint32)[0] ^= 1
 
 
 if launched_as()[0] == failing_rank:
