@@ -31,6 +31,36 @@ hidden_widths = [[8], [16]]
 """
 
 
+# Runs a search, and prints how many shared-memory windows a rank has made, and has freed.
+COUNT_WINDOWS = """
+import sys
+from pathlib import Path
+
+from lockstep.parallel import mpi
+from lockstep.parallel.connect import connect
+from lockstep.search.spec import Spec
+from lockstep.search.sweep import run_sweep
+
+counts = {"made": 0, "freed": 0}
+
+
+class Counted(mpi.SharedMemory):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        counts["made"] += 1
+
+    def free(self):
+        super().free()
+        counts["freed"] += 1
+
+
+mpi.SharedMemory = Counted
+communicator = connect()
+run_sweep(Spec.load(Path(sys.argv[1])), communicator, Path("searched"))
+print(f"windows {counts['made']} {counts['freed']}")
+"""
+
+
 @pytest.fixture
 def spec(program, digits_file):
     """Return a function that writes a spec."""
@@ -182,24 +212,68 @@ def test_a_trial_that_diverges_comes_last_and_ends_nothing(program, spec):
     assert "The training has diverged" in diverged.read_text()
 
 
+def test_where_all_diverge_none_is_the_best(program, spec):
+    done = program(
+        "sweep",
+        spec(trials=2, **{
+            '{ low = 1e-3, high = 1e-1, scale = "log" }': "[1e25]", "[[8], [16]]": "[[8]]",
+            "[fixed]": '[fixed]\noptimizer = "sgd"',
+        }),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "none is the best" in done.stdout
+    assert "lockstep train" not in done.stdout
+
+
 def test_what_is_wrong_is_told_once_before_anything_is_trained(program, spec, tmp_path):
     np.savez(tmp_path / "few.npz", x=np.random.default_rng(0).random((30, 3)), y=np.arange(30) % 3)
     done = program("convert", tmp_path / "few.npz", tmp_path / "few.h5", "--validation", "0")
     assert done.returncode == 0, done.stderr
     with h5py.File(tmp_path / "few.h5") as file:
         assert not len(file["validation/x"])
-    for num_ranks, path, words in [
-        (2, spec(ranks_per_trial=3), "ranks_per_trial = 3, but there are 2 ranks"),
-        (2, spec(data="none.h5"), "Trial 0 (learning_rate = "),
-        (2, spec(**{"[[8], [16]]": "[[8], [0]]"}), "won't do"),
-        (1, spec(data=tmp_path / "few.h5"), "has no validation rows"),
-        (2, "none.toml", "There is no configuration file none.toml"),
+    for num_ranks, changes, words in [
+        (2, {"ranks_per_trial": 3}, "ranks_per_trial = 3, but there are 2 ranks"),
+        (2, {"data": "none.h5"}, "Trial 0 (learning_rate = "),
+        (2, {"[[8], [16]]": "[[8], [0]]"}, "[space] hidden_widths: "),
+        (2, {"virtual_ranks = 2": "virtual_ranks = 2\nepoch = 3"}, "did you mean --epochs"),
+        (1, {"data": tmp_path / "few.h5"}, "has no validation rows"),
     ]:
-        # Each spec is written just before it is used.
-        done = program("sweep", path, "-n", num_ranks)
+        done = program("sweep", spec(**changes), "-n", num_ranks)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("Error: ") == 1
-        if words != "Trial 0 (learning_rate = ":
-            continue
         assert words in done.stderr
+    done = program("sweep", "none.toml", "-n", 2)
+    assert done.returncode == 2
+    assert "There is no configuration file none.toml" in done.stderr
     assert not (program.folder / "results").exists()
+
+
+def test_a_rank_that_dies_ends_all_groups_with_one_message(program, spec):
+    path = spec(trials=4, ranks_per_trial=2, epochs=3000, **{"min_epochs = 2": "min_epochs = 0"})
+    with program.started("sweep", path, "-n", "4") as job:
+        # The second group's second rank, while both groups train.
+        for trial in range(2):
+            metrics = program.folder / f"results/spec/trial-{trial:04d}/metrics.jsonl"
+            program.wait_for(metrics.exists)
+        job.kill(job.ranks()[3])
+        assert job.wait() != 0
+    assert job.stderr.count("Error: ") == 1
+    assert "Rank 3 has died" in job.stderr
+    # Not by resuming one trial, which would look at the test split.
+    assert "Go on with: the same command" in job.stderr
+
+
+def test_trials_that_diverge_leave_no_shared_memory_behind(program, spec):
+    path = spec(trials=1, ranks_per_trial=2, **{
+        'method = "random"': 'method = "grid"', "min_epochs = 2": "min_epochs = 0",
+        '{ low = 1e-3, high = 1e-1, scale = "log" }': "[1e25]\nseed = [0, 1, 2, 3]",
+        "[[8], [16]]": "[[8]]", "[fixed]": '[fixed]\noptimizer = "sgd"',
+    })  # fmt: skip
+    counting = program.folder / "count_windows.py"
+    counting.write_text(COUNT_WINDOWS)
+    done = program.on_ranks(2, counting, path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("diverged after epoch 0") == 4
+    # Of each rank: one for each trial, and all of them are given back.
+    windows = [line for line in done.stdout.splitlines() if line.startswith("windows")]
+    assert windows == ["windows 4 4"] * 2

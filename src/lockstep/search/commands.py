@@ -49,8 +49,11 @@ def sweep(file: Path, num_ranks: int | None, results: Path | None) -> None:
         from lockstep.search.report import report
 
         trials = plan(spec, folder)
-        click.echo(f"\n{report(spec, trials, standings or [], folder)}\n")
-        best = trials[(standings or [])[0].trial]
+        click.echo(f"\n{report(spec, trials, standings, folder)}\n")
+        if standings[0].has_diverged:
+            click.echo("All trials have diverged, so none is the best. Search somewhere else.")
+            return
+        best = trials[standings[0].trial]
         click.echo(f"Best: trial {best.number}. Its weights have not seen the test split yet.")
         click.echo(f"Test it: lockstep evaluate {best.folder.path}")
         click.echo(f"Train it again: lockstep train {best.folder.config}")

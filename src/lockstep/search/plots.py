@@ -71,13 +71,13 @@ def draw_field(
     values : sequence of str
         Of each trial.
     standings : sequence of Standing
-        Of the same trials. Those that went furthest are filled.
+        Of the same trials. Those that went on to the last rung are filled.
     path : Path
         Where the PNG goes.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    furthest = max((one.epochs for one in standings), default=0)
+    last_rung = max(one.rung for one in standings)
     if isinstance(space, Range):
         places = [float(value) for value in values]
         axes.set_xscale(space.scale)
@@ -92,7 +92,7 @@ def draw_field(
     for place, one in zip(places, standings, strict=True):
         if one.accuracy is None:
             continue
-        is_filled = one.epochs == furthest
+        is_filled = one.rung == last_rung and not one.has_diverged
         axes.plot(
             place, one.accuracy, "o", color=BLUE, markerfacecolor=BLUE if is_filled else "white",
             zorder=3 if is_filled else 2,
@@ -100,9 +100,9 @@ def draw_field(
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title(f"Validation accuracy by {name}")
     axes.set_xlabel(name)
-    figure.text(
-        0.99, 0.985, f"filled: trained for {furthest} epochs", ha="right", va="top", fontsize=SMALL
-    )
+    if last_rung > 0:
+        note = "filled: went on to the last rung"
+        figure.text(0.99, 0.985, note, ha="right", va="top", fontsize=SMALL)
     save(figure, path)
 
 

@@ -1,7 +1,7 @@
 """What a search is: read from a TOML file, and drawn into the options of each trial."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from lockstep.config import FIELDS, near_misses, read_toml
+from lockstep.config import FIELDS, load_config, near_misses, read_toml
 from lockstep.errors import UserError
 from lockstep.streams import Purpose, philox
 
@@ -94,13 +94,12 @@ class Spec:
             Naming the entry that won't do.
         """
         content = read_toml(path)
-        for section, known in (("the file", cls), ("[sweep]", Sweep)):
-            entries = content if known is cls else content.get("sweep", {})
+        for where, entries, known in _tables(content):
             names = [own.name for own in fields(known)]
-            for name in entries if isinstance(entries, dict) else ():
+            for name in entries:
                 if name not in names:
                     hint = near_misses(name, names)
-                    raise UserError(f"{path}: {name}: no such entry in {section}{hint}.")
+                    raise UserError(f"{path}: {name}: no such entry in {where}{hint}")
         try:
             spec = msgspec.convert(content, cls)
         except msgspec.ValidationError as error:
@@ -124,6 +123,7 @@ class Spec:
                 reason = self._range_problem(name, values)
             elif not reason and not values:
                 reason = "it has no choices."
+            reason = reason or _value_problem(name, values)
             if reason:
                 found.append(f"[space] {name}: {reason}")
         if self.sweep.method == "grid":
@@ -134,7 +134,7 @@ class Spec:
 
     def _field_problem(self, name: str) -> str:
         if name not in FIELDS:
-            return f"no such field{near_misses(name, FIELDS)}."
+            return f"no such field{near_misses(name, FIELDS)}"
         if FIELDS[name].section == "data" or name in _NOT_SEARCHED:
             return "that is nothing to search for. Put it under [fixed]."
         if name in self.fixed:
@@ -152,7 +152,15 @@ class Spec:
             return f"low = {values.low} is not below high = {values.high}."
         if values.scale == "log" and values.low <= 0:
             return f"a logarithmic range begins above 0, not at {values.low}."
+        is_whole = values.low.is_integer() and values.high.is_integer()
+        if _is_whole_number(name) and not is_whole:
+            return f"its ends are whole numbers, not {values.low} and {values.high}."
         return ""
+
+    @property
+    def base(self) -> Path | None:
+        """The file that all trials begin with, if there is one."""
+        return Path(self.sweep.config) if self.sweep.config else None
 
     def trials(self) -> list[Options]:
         """Return each trial's own options, as text; see `lockstep.config.load_config`.
@@ -175,8 +183,8 @@ class Spec:
             part = sorted(FIELDS).index(name)
             random = np.random.Generator(philox(self.sweep.seed, Purpose.SEARCH, trial, part=part))
             if isinstance(values, Range):
-                is_whole = FIELDS[name].type_name == "whole number"
-                options[name] = _text(_draw_number(random, values, is_whole=is_whole))
+                drawn = _draw_number(random, values, is_whole=_is_whole_number(name))
+                options[name] = _text(drawn)
             else:
                 options[name] = _text(values[random.integers(len(values))])
         return options
@@ -207,11 +215,42 @@ class Spec:
         return content
 
 
+def _tables(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], type]]:
+    """Yield the tables of which all entries are known: where, what they hold, and what it means."""
+    space = content.get("space")
+    ranges = space if isinstance(space, dict) else {}
+    tables = [
+        ("the file", content, Spec),
+        ("[sweep]", content.get("sweep"), Sweep),
+        *((f"[space] {name}", values, Range) for name, values in ranges.items()),
+    ]
+    for where, entries, known in tables:
+        if isinstance(entries, dict):
+            yield where, entries, known
+
+
+def _is_whole_number(name: str) -> bool:
+    return FIELDS[name].type_name == "whole number"
+
+
+def _value_problem(name: str, values: list[Any] | Range) -> str:
+    """Return what is wrong with a choice or an end of a range, drawn or not."""
+    if isinstance(values, Range):
+        kind = int if _is_whole_number(name) else float
+        values = [kind(values.low), kind(values.high)]
+    try:
+        for value in values:
+            load_config(None, {name: _text(value)})
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def _draw_number(random: np.random.Generator, values: Range, *, is_whole: bool) -> float:
     low, high = values.low, values.high
     if is_whole:
-        # Both ends are as likely as what is between them.
-        low, high = low - 0.5 if values.scale == "linear" else low, high + 0.5
+        # Each stands for what is rounded to it, the ends too.
+        low, high = low - 0.5, high + 0.5
     if values.scale == "log":
         drawn = math.exp(random.uniform(math.log(low), math.log(high)))
     else:
@@ -219,7 +258,7 @@ def _draw_number(random: np.random.Generator, values: Range, *, is_whole: bool) 
     if not is_whole:
         # Four digits are easily copied, and no two trials need more to differ.
         return min(max(float(f"{drawn:.4g}"), low), high)
-    return min(max(round(drawn), math.ceil(values.low)), math.floor(values.high))
+    return int(min(max(round(drawn), values.low), values.high))
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever TOML can hold

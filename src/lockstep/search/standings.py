@@ -22,6 +22,8 @@ class Standing:
         diverged before its first evaluation.
     has_diverged : bool
         Whether it has ended so.
+    rung : int
+        The last one that it took part in, counted from 0.
     """
 
     trial: int
@@ -29,22 +31,25 @@ class Standing:
     accuracy: float | None
     loss: float | None
     has_diverged: bool = False
+    rung: int = 0
 
     @property
-    def rank(self) -> tuple[bool, float, float, int]:
-        """Sorts the best first: by accuracy, then loss, then number; who diverged comes last."""
+    def rank(self) -> tuple[bool, int, float, float, int]:
+        """Sorts the best first: by rung, accuracy, loss and number; who diverged comes last.
+
+        Not by epochs, for patience may end a good training early, and epochs may be searched for.
+        """
         nothing = self.accuracy is None or self.loss is None
         return (
             self.has_diverged or nothing,
+            -self.rung,
             -(self.accuracy or 0.0),
             self.loss or 0.0,
             self.trial,
         )
 
 
-def standing_of(
-    trial: int, folder: RunFolder, epochs: int | None, *, has_diverged: bool
-) -> Standing:
+def standing_of(trial: int, folder: RunFolder, epochs: int, *, has_diverged: bool) -> Standing:
     """Read a trial's standing from its run folder.
 
     Parameters
@@ -53,15 +58,17 @@ def standing_of(
         Its number.
     folder : RunFolder
         Of its training, which may have gone further.
-    epochs : int, optional
+    epochs : int
         Later ones don't count.
     has_diverged : bool
-        Whether that has ended it.
+        Whether that has ended it at last.
     """
     lines = read_json_lines(folder.metrics) if folder.metrics.exists() else []
-    lines = [line for line in lines if epochs is None or line["epoch"] <= epochs]
+    lines = [line for line in lines if line["epoch"] <= epochs]
     if not lines:
         return Standing(trial, 0, None, None, has_diverged)
+    # What came later was in a longer search, or will be.
+    has_diverged &= lines[-1]["epoch"] < epochs
     counted = lines
     if load_config(folder.config, {}).training.tested_weights == "last":
         counted = lines[-1:]

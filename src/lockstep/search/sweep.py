@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lockstep.config import Config, load_config
+from lockstep.config import Config, load_config, read_toml
 from lockstep.errors import SharedError, SharedFailureError, UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_root, together
@@ -20,12 +21,12 @@ from lockstep.train.run import open_dataset, resolve
 from lockstep.train.steps import Steps
 
 
-def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Standing] | None:
+def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Standing]:
     """Train all trials, as far as they are not; collective.
 
-    The ranks form groups of `ranks_per_trial`, which train side by side: of those that take part in
-    a rung, in the order of their numbers, each group has every so-manieth. Which group trains a
-    trial makes no difference to it.
+    The ranks form groups of `ranks_per_trial`, which train side by side. The trials of a rung are
+    dealt to the groups in turn, in the order of their numbers. Which group trains a trial makes no
+    difference to it.
 
     Parameters
     ----------
@@ -38,9 +39,8 @@ def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Sta
 
     Returns
     -------
-    list of Standing or None
-        Of all trials, the best first; those that went further come before the others. On the root
-        only.
+    list of Standing
+        Of all trials, each at its last rung, the best first.
 
     Raises
     ------
@@ -54,27 +54,21 @@ def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Sta
             f"{communicator.world_size} ranks. Start more of them, with -n, or lower it."
         )
     trials = together(communicator, lambda: plan(spec, results))
-    on_root(communicator, lambda: _claim(spec, results))
+    on_root(communicator, lambda: _claim(spec, trials, results))
     in_it = list(range(len(trials)))
-    rungs = spec.rungs(trials[0].config.training.epochs)
-    for rung in rungs:
+    last: dict[int, Standing] = {}
+    rungs = spec.rungs(max(trial.config.training.epochs for trial in trials))
+    for number, epochs in enumerate(rungs):
         if communicator.rank == 0:
             trials_text = f"{len(in_it)} trial{'s' * (len(in_it) > 1)}"
-            click.echo(f"{trials_text} up to epoch {rung}, {num_groups} side by side")
-        _train(communicator, [trials[number] for number in in_it], rung, spec)
-        standings = _standings(communicator, [trials[number] for number in in_it], rung)
-        if rung != rungs[-1]:
-            in_it = survivors(standings, spec.sweep.factor)
-            if not in_it:
-                break
-    if communicator.rank != 0:
-        return None
-    return sorted((trial.standing() for trial in trials), key=lambda one: (-_reach(one), one.rank))
-
-
-def _reach(standing: Standing) -> int:
-    """Return how far a trial came, as far as that counts: to diverge is to come nowhere."""
-    return 0 if standing.has_diverged else standing.epochs
+            click.echo(f"{trials_text} up to epoch {epochs}, {num_groups} side by side")
+        _train(communicator, [trials[trial] for trial in in_it], epochs, spec)
+        standings = _standings(communicator, [trials[trial] for trial in in_it], epochs)
+        last |= {standing.trial: replace(standing, rung=number) for standing in standings}
+        in_it = survivors(standings, spec.sweep.factor)
+        if not in_it:
+            break
+    return sorted(last.values(), key=lambda standing: standing.rank)
 
 
 def plan(spec: Spec, results: Path) -> list[Trial]:
@@ -85,11 +79,11 @@ def plan(spec: Spec, results: Path) -> list[Trial]:
     UserError
         When a trial can't: it names the trial and its own options.
     """
-    base = Path(spec.sweep.config) if spec.sweep.config else None
     trials = []
     for number, options in enumerate(spec.trials()):
         try:
-            config, steps_per_epoch = _check(load_config(base, spec.options(options)), spec)
+            config = load_config(spec.base, spec.options(options))
+            config, steps_per_epoch = _check(config, spec)
         except UserError as error:
             told = ", ".join(f"{name} = {value}" for name, value in options.items())
             raise UserError(f"Trial {number} ({told}): {error}") from error
@@ -109,7 +103,7 @@ def _check(config: Config, spec: Spec) -> tuple[Config, int]:
     return config, Steps(sharding, config.training.accumulation).per_epoch
 
 
-def _claim(spec: Spec, results: Path) -> None:
+def _claim(spec: Spec, trials: Sequence[Trial], results: Path) -> None:
     """Make the search's folder, or see that it is the same search's.
 
     Raises
@@ -119,9 +113,9 @@ def _claim(spec: Spec, results: Path) -> None:
     """
     make_folder(results)
     record = results / "sweep.json"
-    now = json.loads(json.dumps(spec.as_json()))
+    now = json.loads(json.dumps({**spec.as_json(), **_what_it_stands_on(spec, trials)}))
     if record.exists():
-        before = read_json(record)["spec"]
+        before = {section: {} for section in now} | read_json(record)["spec"]
         differences = [
             f"{section}.{name} was {before[section].get(name)}, now it is {now[section].get(name)}"
             for section in now
@@ -139,11 +133,20 @@ def _claim(spec: Spec, results: Path) -> None:
     write_json(record, {"spec": now})
 
 
+def _what_it_stands_on(spec: Spec, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Return what is not in the spec, but must not change either."""
+    base = read_toml(spec.base) if spec.base else {}
+    fields = {f"{part}.{name}": value for part in base for name, value in base[part].items()}
+    with open_dataset(trials[0].config) as dataset:
+        return {"config": fields, "data": {"content_sha256": dataset.info.content_sha256}}
+
+
 def _is_longer(
-    section: str, name: str, before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]
+    section: str, name: str, before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]
 ) -> bool:
-    # With more trials, more may go on from a rung, and who was to go on still does.
-    return (section, name) == ("sweep", "trials") and now[section][name] > before[section][name]
+    # Its first trials are the same. Whoever goes on from a rung is chosen anew.
+    is_trials = (section, name) == ("sweep", "trials")
+    return is_trials and bool(now[section][name] > before[section][name])
 
 
 def _train(communicator: Communicator, trials: Sequence[Trial], epochs: int, spec: Spec) -> None:

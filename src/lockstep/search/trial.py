@@ -53,22 +53,26 @@ class Trial:
     def _diverged(self) -> Path:
         return self.folder.path / "diverged.txt"
 
-    def standing(self, epochs: int | None = None) -> Standing:
-        """Return how it stood after so many epochs; by default, after all that were trained."""
+    def standing(self, epochs: int) -> Standing:
+        """Return how it stood after so many epochs, or at its end if that comes before."""
         has_diverged = self._diverged.exists()
-        return standing_of(self.number, self.folder, epochs, has_diverged=has_diverged)
+        return standing_of(
+            self.number, self.folder, self._within(epochs), has_diverged=has_diverged
+        )
+
+    def _within(self, epochs: int) -> int:
+        return min(epochs, self.config.training.epochs)
 
     def train(self, communicator: Communicator, epochs: int) -> None:
-        """Train up to an epoch, from wherever it is; collective.
+        """Train up to an epoch, or its end, from wherever it is; collective.
 
         It is stopped there with the learning rate that it has, and goes on later, so it is the
         same training as one that was never stopped. One that diverges has come to its end.
         """
-        last_step = epochs * self.steps_per_epoch
-        state = self._prepare(communicator, last_step)
+        state = self._prepare(communicator, epochs)
         if state == "done":
             return
-        requests = Requests(stop_after=last_step, tests=False)
+        requests = Requests(stop_after=self._last_step(epochs), tests=False)
         try:
             if state == "begun":
                 resume_training(self.folder.path, {}, communicator, requests, quiet=True)
@@ -80,17 +84,25 @@ class Trial:
             message = f"{error}\n"
             on_root(communicator, lambda: self._diverged.write_text(message, encoding="utf-8"))
 
-    def _prepare(self, communicator: Communicator, last_step: int) -> str:
+    def _last_step(self, epochs: int) -> int:
+        return self._within(epochs) * self.steps_per_epoch
+
+    def _prepare(self, communicator: Communicator, epochs: int) -> str:
         """Return whether it is "new", "begun" or "done", on all ranks; collective."""
 
         def look() -> str:
             if self._diverged.exists():
                 return "done"
             if self.folder.config.is_file():
-                saved_step = CheckpointStore(self.folder.checkpoints).newest_step()
-                return "done" if saved_step >= last_step else "begun"
+                return "done" if self._has_come_to(epochs) else "begun"
             # Whoever made the folder was killed before anything was in it.
             shutil.rmtree(self.folder.path, ignore_errors=True)
             return "new"
 
         return communicator.gather_texts(on_root(communicator, look) or "")[0]
+
+    def _has_come_to(self, epochs: int) -> bool:
+        """Whether its checkpoint and its scores are both from there, or later."""
+        saved_step = CheckpointStore(self.folder.checkpoints).newest_step()
+        is_scored = self.standing(epochs).epochs == self._within(epochs)
+        return saved_step >= self._last_step(epochs) and is_scored

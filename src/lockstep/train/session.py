@@ -22,6 +22,7 @@ from lockstep.storage.run_folder import RunFolder, read_json
 from lockstep.train import fingerprint
 from lockstep.train.blueprint import network_of
 from lockstep.train.model import checkpoint_snapshot
+from lockstep.train.nonfinite import DivergedError
 from lockstep.train.observers import Console, Observer, Observers
 from lockstep.train.record import RunRecord, checkpoint_of
 from lockstep.train.requests import Requests
@@ -122,7 +123,9 @@ class Session:
         has_lost_rank = False
         with blas_threads(self._config):
             while True:
-                remedy = f"Go on with: lockstep train --resume {self._folder.path}"
+                command = f"lockstep train --resume {self._folder.path}"
+                # What doesn't test is a part of something larger, which is to be gone on with.
+                remedy = f"Go on with: {command if self._requests.tests else 'the same command'}"
                 timeout_s = self._config.training.stall_timeout_s
                 communicator.watch_over(self._doing, timeout_s, remedy)
                 try:
@@ -150,7 +153,12 @@ class Session:
         self._trainer = trainer
         # A diverging training is told of in one message, not by NumPy's warnings.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            is_done = trainer.train()
+            try:
+                is_done = trainer.train()
+            except DivergedError:
+                # On all ranks alike, and they may have other trainings to do.
+                trainer.close()
+                raise
         communicator.settle()
         return Run(self._folder, is_done, trainer.progress.step, communicator)
 

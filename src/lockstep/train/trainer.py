@@ -227,6 +227,10 @@ class Trainer:
             observer.training_stopped()
         return self.is_done
 
+    def close(self) -> None:
+        """Give back what the ranks share, where `train` did not come to it; collective."""
+        self._reduction.close()
+
     def _fill(self, part: Part) -> None:
         """Fill the workspace with the samples of a part of a step."""
         workspace = self._workspace

@@ -25,8 +25,8 @@ backward, ask = Workspace.backward, requests.Requests.__init__
 now = {"layers": [], "workspace": None, "epoch": 0, "bad": []}
 
 
-def make_and_keep(passes, network, parameters, workspace):
-    make(passes, network, parameters, workspace)
+def make_and_keep(passes, network, parameters, workspace, *others):
+    make(passes, network, parameters, workspace, *others)
     now["layers"], now["workspace"] = network.layers(parameters), workspace
 
 

@@ -63,6 +63,16 @@ def test_draws_are_within_their_ranges_and_even():
         assert all(900 < values.count(choice) < 1100 for choice in choices)
 
 
+def test_whole_numbers_are_even_in_their_logarithm():
+    space = {"global_batch_size": Range(1, 4, "log")}
+    trials = Spec(Sweep("random", trials=4000), space).trials()
+    sizes = [int(trial["global_batch_size"]) for trial in trials]
+    # Each has what is rounded to it, of log(4.5 / 0.5) = log 9 in all.
+    for size, ratio in ((1, 3), (2, 5 / 3), (3, 7 / 5), (4, 9 / 7)):
+        share = np.log(ratio) / np.log(9)
+        assert abs(sizes.count(size) / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
+
+
 def test_a_trial_follows_from_seed_and_number_alone():
     few = Spec(Sweep("random", trials=5), SPACE).trials()
     assert Spec(Sweep("random", trials=9), SPACE).trials()[:5] == few
@@ -105,6 +115,24 @@ def test_rungs(min_epochs, factor, epochs, expected):
         (
             '[sweep]\nmethod = "random"\n[space]\nl2 = {low = 0, high = 1, scale = "log"}\n',
             "a logarithmic range begins above 0",
+        ),
+        (
+            '[sweep]\nmethod = "random"\n[space]\nl2 = {low = 1, high = 2, scael = "log"}\n',
+            "scael: no such entry in [space] l2; did you mean scale?",
+        ),
+        ('[sweep]\nmethod = "random"\n[space]\nl2 = {low = 0, high = inf}\n', "'inf' won't do"),
+        (
+            '[sweep]\nmethod = "random"\n[space]\ninput_dropout = {low = 0, high = 1.5}\n',
+            "'1.5' won't do",
+        ),
+        (
+            '[sweep]\nmethod = "random"\n[space]\nseed = {low = 0.5, high = 3}\n',
+            "its ends are whole numbers",
+        ),
+        # Whether or not a trial happens to draw it.
+        (
+            '[sweep]\nmethod = "random"\n[space]\nactivation = ["relu", "thanh"]\n',
+            "did you mean tanh?",
         ),
         (
             '[sweep]\nmethod = "random"\n[space]\nactivation = {low = 0, high = 1}\n',
