@@ -267,7 +267,7 @@ def test_help_is_there_for_every_command(program):
     commands = re.findall(r"^  (\w+)  +\S", told.split("Commands:")[1], re.MULTILINE)
     assert commands == [
         "bench", "compare", "convert", "doctor", "evaluate", "inspect", "predict", "report",
-        "status", "submit", "train", "verify",
+        "status", "submit", "sweep", "train", "verify",
     ]  # fmt: skip
     for command in commands:
         assert len(program(command, "--help").stdout.splitlines()) > 5
@@ -283,7 +283,7 @@ def test_the_shell_completes_options_and_their_words(program):
         return [line.removeprefix("plain,") for line in told.stdout.split()]
 
     assert complete("tr") == ["train"]
-    assert complete("train", "--learn") == ["--learning-rate"]
+    assert complete("train", "--learn") == ["--learning-rate", "--learning-rate-scaling"]
     assert complete("train", "--optimizer", "adam") == ["adam", "adamw"]
 
 
