@@ -113,7 +113,7 @@ def train_all(program, num_ranks, configurations):
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_everything_is_the_same_on_any_number_of_ranks(program, configurations):
     alone = train_all(program, 1, configurations)
     assert list(alone) == list(configurations)
