@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from lockstep.errors import RESUMABLE, SharedError
 from lockstep.parallel.connect import connect
-from lockstep.parallel.launch import Launch, start_ranks
+from lockstep.parallel.launch import Launch
+from lockstep.parallel.supervisor import supervise
 from lockstep.parallel.verdict import on_root, together
 
 _FILE = click.Path(path_type=Path)
@@ -20,7 +22,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--results", type=_FILE, help="The search's own folder.  [default: results/<name of SPEC.toml>]"
 )
-def sweep(file: Path, num_ranks: int | None, results: Path | None) -> None:
+def sweep(file: Path, num_ranks: int | None, results: Path | None) -> int:
     """Search for hyper-parameters by many trainings.
 
     SPEC.toml says which fields vary and how; launch/presets/sweep.toml is an example. Trials are
@@ -35,13 +37,14 @@ def sweep(file: Path, num_ranks: int | None, results: Path | None) -> None:
     them.
     """
     communicator = connect()
-    if num_ranks and num_ranks > 1 and communicator.world_size == 1:
-        words = ["sweep", str(file), *([f"--results={results}"] if results else [])]
-        start_ranks(Launch(num_ranks), words)
+    folder = results or Path("results") / file.stem
+    if num_ranks and communicator.world_size > 1:
+        raise SharedError("The ranks are there already, so drop -n.")
+    if num_ranks and num_ranks > 1:
+        return _on_ranks(num_ranks, file, folder)
     from lockstep.search.spec import Spec
     from lockstep.search.sweep import plan, run_sweep
 
-    folder = results or Path("results") / file.stem
     spec = together(communicator, lambda: Spec.load(file))
     standings = run_sweep(spec, communicator, folder)
 
@@ -59,3 +62,19 @@ def sweep(file: Path, num_ranks: int | None, results: Path | None) -> None:
         click.echo(f"Train it again: lockstep train {best.folder.config}")
 
     on_root(communicator, tell)
+    return 0
+
+
+def _on_ranks(num_ranks: int, file: Path, folder: Path) -> int:
+    """Start ranks that search, and tell of one that dies; return the exit code."""
+    table, remedy = folder / "trials.csv", "Go on with: the same command"
+    before_ns = table.stat().st_mtime_ns if table.exists() else None
+
+    def is_done() -> bool:
+        return table.exists() and table.stat().st_mtime_ns != before_ns
+
+    words = ["sweep", str(file), f"--results={folder}"]
+    exit_code = supervise(Launch(num_ranks), lambda: words, is_done, 0, remedy)
+    if exit_code == RESUMABLE:
+        click.echo(f"Stopped. {remedy}")
+    return exit_code

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
-from lockstep.files import atomic_path
 from lockstep.search.spec import Spec
 from lockstep.search.standings import Standing
 from lockstep.search.trial import Trial
-from lockstep.storage.run_folder import make_folder, read_json_lines
+from lockstep.storage.run_folder import make_folder, read_json_lines, write_text
 
 _MOST_SHOWN = 20
+# Not the names of fields, which have columns too.
+_COLUMNS = ("trial", "epochs_done", "val_accuracy", "val_loss")
 
 
 def report(
@@ -31,38 +32,48 @@ def report(
         The search's own folder.
     """
     fields = list(spec.space)
-    header = ["trial", "epochs", "accuracy", "loss", *fields]
-    rows = [_row(standing, [trials[standing.trial].options[name] for name in fields])
-            for standing in standings]  # fmt: skip
+    header = [*_COLUMNS, *fields]
+    values = [[trials[one.trial].options[name] for name in fields] for one in standings]
     text = StringIO()
+    rows = [[*_scores(one), *own] for one, own in zip(standings, values, strict=True)]
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    with atomic_path(results / "trials.csv") as path:
-        path.write_text(text.getvalue(), encoding="utf-8")
+    write_text(results / "trials.csv", text.getvalue())
     # Slow to import, and not needed before.
     from lockstep.search.plots import draw_curves, draw_field  # noqa: PLC0415
 
     plots = results / "plots"
     make_folder(plots)
     curves = [
-        [(line["epoch"], line["val_accuracy"]) for line in _lines(trials[standing.trial])]
+        [
+            (line["epoch"], line["val_accuracy"])
+            for line in _lines(trials[standing.trial])
+            if line["epoch"] <= standing.epochs
+        ]
         for standing in standings
     ]
     draw_curves(curves, [f"trial {one.trial}" for one in standings], plots / "curves.png")
-    for name in fields:
-        values = [trials[standing.trial].options[name] for standing in standings]
-        draw_field(name, spec.space[name], values, standings, plots / f"{name}.png")
-    return _table(header, rows[:_MOST_SHOWN], len(rows) - _MOST_SHOWN)
+    for column, name in enumerate(fields):
+        own = [row[column] for row in values]
+        draw_field(name, spec.space[name], own, standings, plots / f"{name}.png")
+    shown = [[*_short_scores(one), *own] for one, own in zip(standings, values, strict=True)]
+    return _table(header, shown[:_MOST_SHOWN], len(shown) - _MOST_SHOWN)
 
 
 def _lines(trial: Trial) -> list[dict[str, float]]:
     return read_json_lines(trial.folder.metrics) if trial.folder.metrics.exists() else []
 
 
-def _row(standing: Standing, values: Sequence[str]) -> list[str]:
-    accuracy = "" if standing.accuracy is None else f"{standing.accuracy:.4f}"
-    loss = "" if standing.loss is None else f"{standing.loss:.4f}"
-    epochs = "diverged" if standing.has_diverged else str(standing.epochs)
-    return [str(standing.trial), epochs, accuracy, loss, *values]
+def _scores(one: Standing) -> list[str]:
+    """Return the first columns, all digits of them."""
+    scores = ["" if score is None else str(score) for score in (one.accuracy, one.loss)]
+    return [str(one.trial), "diverged" if one.has_diverged else str(one.epochs), *scores]
+
+
+def _short_scores(one: Standing) -> list[str]:
+    """Return the first columns as they are easily read."""
+    accuracy = "" if one.accuracy is None else f"{one.accuracy:.2%}"
+    loss = "" if one.loss is None else f"{one.loss:.4g}"
+    return [*_scores(one)[:2], accuracy, loss]
 
 
 def _shown(cell: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -50,7 +51,7 @@ class Sweep:
     config : str
         Configuration file that all trials begin with.
     ranks_per_trial : int
-        MPI ranks of each; the others work on other trials meanwhile.
+        MPI ranks of each, as far as there are so many; the others work on other trials meanwhile.
     min_epochs : int
         After so many epochs the best trials are chosen, which go on; 0: all go to the end.
     factor : int
@@ -178,9 +179,9 @@ class Spec:
     def _draw(self, trial: int) -> Options:
         options = {}
         for name, values in self.space.items():
-            # A part of its own for each field: what is added to the space leaves the others as
-            # they are.
-            part = sorted(FIELDS).index(name)
+            # A part of its own for each field, which follows from its name alone: what is added to
+            # the space, or to the configuration, leaves the others as they are.
+            part = crc32(name.encode())
             random = np.random.Generator(philox(self.sweep.seed, Purpose.SEARCH, trial, part=part))
             if isinstance(values, Range):
                 drawn = _draw_number(random, values, is_whole=_is_whole_number(name))

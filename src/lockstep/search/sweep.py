@@ -1,7 +1,8 @@
 """A whole search: all trials, rung by rung, on groups of ranks side by side."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lockstep.parallel.verdict import on_root, together
 from lockstep.search.spec import Spec
 from lockstep.search.standings import Standing, survivors
 from lockstep.search.trial import Trial
-from lockstep.storage.run_folder import make_folder, read_json, write_json
+from lockstep.storage.run_folder import RunFolder, make_folder, read_json, write_json
 from lockstep.train.blueprint import sharding_of
 from lockstep.train.run import open_dataset, resolve
 from lockstep.train.steps import Steps
@@ -47,22 +48,30 @@ def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Sta
     SharedError
         On all ranks alike, when the search can't be made.
     """
-    num_groups = communicator.world_size // spec.sweep.ranks_per_trial
-    if not num_groups:
+    if communicator.can_lose_ranks:
         raise SharedError(
-            f"ranks_per_trial = {spec.sweep.ranks_per_trial}, but there are "
-            f"{communicator.world_size} ranks. Start more of them, with -n, or lower it."
+            "A search can't go on without a rank that dies, so start it without --with-ft. If one "
+            "dies, go on with the same command."
         )
     trials = together(communicator, lambda: plan(spec, results))
-    on_root(communicator, lambda: _claim(spec, trials, results))
+    with ExitStack() as held:
+        on_root(communicator, lambda: held.enter_context(_claim(spec, trials, results)))
+        return _run_rungs(spec, trials, communicator)
+
+
+def _run_rungs(spec: Spec, trials: Sequence[Trial], communicator: Communicator) -> list[Standing]:
+    """Train all trials, rung by rung; collective. See `run_sweep`."""
+    # The virtual ranks are those that the spec says, so fewer ranks give the same bits.
+    num_ranks = min(spec.sweep.ranks_per_trial, communicator.world_size)
     in_it = list(range(len(trials)))
     last: dict[int, Standing] = {}
     rungs = spec.rungs(max(trial.config.training.epochs for trial in trials))
     for number, epochs in enumerate(rungs):
         if communicator.rank == 0:
             trials_text = f"{len(in_it)} trial{'s' * (len(in_it) > 1)}"
+            num_groups = communicator.world_size // num_ranks
             click.echo(f"{trials_text} up to epoch {epochs}, {num_groups} side by side")
-        _train(communicator, [trials[trial] for trial in in_it], epochs, spec)
+        _train(communicator, [trials[trial] for trial in in_it], epochs, num_ranks)
         standings = _standings(communicator, [trials[trial] for trial in in_it], epochs)
         last |= {standing.trial: replace(standing, rung=number) for standing in standings}
         in_it = survivors(standings, spec.sweep.factor)
@@ -103,8 +112,9 @@ def _check(config: Config, spec: Spec) -> tuple[Config, int]:
     return config, Steps(sharding, config.training.accumulation).per_epoch
 
 
-def _claim(spec: Spec, trials: Sequence[Trial], results: Path) -> None:
-    """Make the search's folder, or see that it is the same search's.
+@contextmanager
+def _claim(spec: Spec, trials: Sequence[Trial], results: Path) -> Iterator[None]:
+    """Make the search's folder, or see that it is the same search's, and keep others out of it.
 
     Raises
     ------
@@ -128,9 +138,12 @@ def _claim(spec: Spec, trials: Sequence[Trial], results: Path) -> None:
                 "\n  ".join([f"The search in {results} is another one:", *differences])
                 + "\nGo on with it as it was (but for more trials), or take another --results."
             )
-    elif any(results.iterdir()):
+    elif any(not path.name.startswith(".") for path in results.iterdir()):
+        # Hidden files are those of a search that was killed at once.
         raise UserError(f"{results} holds something else. Name another folder with --results.")
-    write_json(record, {"spec": now})
+    with RunFolder(results).lock():
+        write_json(record, {"spec": now})
+        yield
 
 
 def _what_it_stands_on(spec: Spec, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
@@ -149,9 +162,10 @@ def _is_longer(
     return is_trials and bool(now[section][name] > before[section][name])
 
 
-def _train(communicator: Communicator, trials: Sequence[Trial], epochs: int, spec: Spec) -> None:
-    """Train trials up to an epoch, each on a group of ranks; collective."""
-    num_ranks = spec.sweep.ranks_per_trial
+def _train(
+    communicator: Communicator, trials: Sequence[Trial], epochs: int, num_ranks: int
+) -> None:
+    """Train trials up to an epoch, each on a group of so many ranks; collective."""
     group = communicator.group(num_ranks)
     message, is_failure = "", False
     if group is not None:

@@ -1,8 +1,11 @@
 """Specs of a search, and what is drawn from them."""
 
+from zlib import crc32
+
 import numpy as np
 import pytest
 
+from lockstep.config import FIELDS
 from lockstep.errors import UserError
 from lockstep.search.spec import Range, Spec, Sweep
 
@@ -71,6 +74,17 @@ def test_whole_numbers_are_even_in_their_logarithm():
     for size, ratio in ((1, 3), (2, 5 / 3), (3, 7 / 5), (4, 9 / 7)):
         share = np.log(ratio) / np.log(9)
         assert abs(sizes.count(size) / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
+
+
+def test_no_two_fields_have_the_same_draws_and_they_never_change():
+    assert len({crc32(name.encode()) for name in FIELDS}) == len(FIELDS)
+    # Searches that there are go on with these.
+    assert Spec(Sweep("random", trials=1), SPACE).trials() == [
+        {
+            "learning_rate": "0.003169", "weight_decay": "1.1", "global_batch_size": "5",
+            "hidden_widths": "32", "dropout": "0.5", "activation": "relu",
+        }
+    ]  # fmt: skip
 
 
 def test_a_trial_follows_from_seed_and_number_alone():
