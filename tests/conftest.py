@@ -234,11 +234,11 @@ class Program:
     exit_code_told = staticmethod(exit_code_told)
 
     @staticmethod
-    def wait_for(condition, limit_s=60):
-        """Return what the condition says as soon as that is something."""
+    def wait_for(condition, limit_s=60, tell=lambda: "nothing happened"):
+        """Return what the condition says as soon as that is something, or fail and tell."""
         end = time.monotonic() + limit_s
         while not (found := condition()):
-            assert time.monotonic() < end, "nothing happened"
+            assert time.monotonic() < end, tell()
             time.sleep(0.01)
         return found
 

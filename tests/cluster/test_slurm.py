@@ -139,6 +139,21 @@ class Cluster:
 
         return self._program.wait_for(ended, limit_s)
 
+    def wait_until_empty(self, limit_s):
+        """Wait until no job is left; should one stay, tell in which state, and the logs."""
+        format_ = "--format=%i %T %r %S"
+        self._program.wait_for(
+            lambda: not self("squeue", "-h").stdout,
+            limit_s,
+            lambda: "\n".join(
+                [
+                    self("squeue", "--states=all", format_).stdout,
+                    *(f"{run.name}:\n{self.log(run.name)}" for run in self.results.iterdir()),
+                    *(file.read_text() for file in self._program.folder.glob("*.out")),
+                ]
+            ),
+        )
+
     def log(self, run):
         files = sorted((self.results / run / "job").glob("log-*.txt"))
         return "".join(file.read_text() for file in files)
@@ -159,7 +174,7 @@ def cluster(program, slurm, digits_file):
     cluster = Cluster(program, slurm, digits_file)
     yield cluster
     call(slurm, "scancel", f"--user={getpass.getuser()}")
-    program.wait_for(lambda: not call(slurm, "squeue", "-h"))
+    cluster.wait_until_empty(60)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +203,7 @@ def test_the_readme_alone_gets_jobs_through(program, cluster, digits_file, unint
         if block.startswith(("sbatch", "lockstep submit")):
             done = cluster("sh", "-eu", "-c", block)
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-            program.wait_for(lambda: not cluster("squeue", "-h").stdout, 170)
+            cluster.wait_until_empty(170)
     runs = sorted(cluster.results.glob("*/summary.json"))
     assert len(runs) == 4
     assert {read_json(run)["weights_sha256"] for run in runs} == {uninterrupted(30)}

@@ -65,7 +65,7 @@ def cases(faults):
 
 
 def assert_names_step(error, step):
-    named = re.search(r" in step (\d+)( or soon after)?", error)
+    named = re.search(r" in step (\d+)(?:, phase [a-z ]+?(?=:| or ))?( or soon after)?", error)
     if named:
         assert int(named[1]) == step or (named[2] and int(named[1]) < step), error
     else:
