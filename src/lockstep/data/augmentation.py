@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lockstep.arrays import Array
 from lockstep.data.batches import Scaling
 from lockstep.data.dataset_file import DatasetInfo
-from lockstep.data.deformation import MOST_SMOOTHNESS, Affine, Deformation
+from lockstep.data.deformation import MOST_SMOOTHNESS, Affine, Deformation, deformation_bytes
 from lockstep.data.erasing import Erasing
 from lockstep.data.normal import NormalNumbers
 from lockstep.errors import UserError
@@ -87,6 +88,31 @@ class Strengths:
                 f"[augmentation] sets {', '.join(used)}, which is for images, but the samples of "
                 f"{info.name} have the shape {shape}. Leave that out; only noise is for all data."
             )
+
+
+def augmentation_bytes(
+    strengths: Strengths, info: DatasetInfo, num_samples: int, dtype: DTypeLike
+) -> int:
+    """Return how much an `Augmenter` allocates, at the most.
+
+    Parameters
+    ----------
+    strengths : Strengths
+        How much is changed.
+    info : DatasetInfo
+        Of the data.
+    num_samples : int
+        Rows per virtual rank.
+    dtype : dtype
+        Of the network.
+    """
+    itemsize, num_bytes = np.dtype(dtype).itemsize, 0
+    if strengths.deforms and is_image_shaped(info.feature_shape):
+        height, width = info.feature_shape[:2]
+        num_bytes += deformation_bytes((height, width), num_samples, itemsize)
+    if strengths.noise:
+        num_bytes += _noise_rows(info.num_features) * info.num_features * itemsize
+    return num_bytes
 
 
 def is_image_shaped(feature_shape: tuple[int, ...]) -> bool:
@@ -181,6 +207,11 @@ def _changes(
     return changes
 
 
+def _noise_rows(num_features: int) -> int:
+    """Return for how many rows noise is drawn at a time."""
+    return max(1, _NOISE_BLOCK_VALUES // num_features)
+
+
 class Noise:
     """Adds normal numbers to the inputs.
 
@@ -193,8 +224,8 @@ class Noise:
     def __init__(self, deviations: Array) -> None:
         self._deviations = deviations
         self._normal = NormalNumbers(deviations.dtype)
-        num_rows = max(1, _NOISE_BLOCK_VALUES // deviations.size)
-        self._noise: Array = np.empty((num_rows, deviations.size), deviations.dtype)
+        shape = (_noise_rows(deviations.size), deviations.size)
+        self._noise: Array = np.empty(shape, deviations.dtype)
 
     def __call__(self, random: np.random.Generator, rows: Array) -> None:
         """Add noise to rows, (num_samples, num_features + 1), but for the last column."""

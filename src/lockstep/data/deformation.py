@@ -169,6 +169,32 @@ def _waves(length: int, smoothness: float) -> NDArray[np.float64]:
     return waves
 
 
+def images_at_once(size: tuple[int, int], num_images: int) -> int:
+    """Return how many images of a batch are drawn and deformed together."""
+    height, width = size
+    return min(num_images, max(1, _BLOCK_PIXELS // (height * width)))
+
+
+def deformation_bytes(size: tuple[int, int], num_images: int, itemsize: int) -> int:
+    """Return how much a `Deformation` allocates for pixels, at the most.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Height and width of the images.
+    num_images : int
+        Of a batch.
+    itemsize : int
+        Bytes of one of the network's numbers.
+    """
+    height, width = size
+    # Places and their whole parts in two directions, corners, and the waves of displacements before
+    # and after the product for one direction; two indices.
+    pixel_bytes = (2 + 2 + 4 + 4) * itemsize + 2 * np.dtype(np.intp).itemsize
+    framed_bytes = (height + 3) * (width + 3) * itemsize
+    return images_at_once(size, num_images) * (height * width * pixel_bytes + framed_bytes)
+
+
 class Deformation:
     """Moves the pixels of each image along a smooth random map, by bilinear interpolation.
 
@@ -202,7 +228,7 @@ class Deformation:
     ) -> None:
         height, width, _ = black.shape
         dtype = black.dtype
-        num_images = min(num_images, max(1, _BLOCK_PIXELS // (height * width)))
+        num_images = images_at_once((height, width), num_images)
         self.images_at_once = num_images
         self._affine = affine
         self._elastic = None

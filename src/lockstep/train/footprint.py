@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from lockstep.config import Config
+from lockstep.data.augmentation import augmentation_bytes
 from lockstep.data.dataset_file import LABEL_DTYPE, DatasetInfo
 from lockstep.data.memory import MemoryBudget, kept_dtype
 from lockstep.data.shards import Sharding
@@ -15,7 +16,7 @@ from lockstep.nn.functional import ACTIVATIONS
 from lockstep.nn.mlp import MLP
 from lockstep.optim.optimizers import OPTIMIZERS
 from lockstep.parallel.tree import Node, block
-from lockstep.train.blueprint import network_of, sharding_of
+from lockstep.train.blueprint import network_of, sharding_of, strengths_of
 from lockstep.train.evaluation import _BLOCK_SIZE as EVALUATED_SAMPLES
 
 # Python's objects for one virtual rank, of any rank: its shards and its place in the tree.
@@ -103,6 +104,7 @@ class _Estimate:
                 self._activations_bytes(sharding, is_trained_on=split == "train")
                 for split, sharding in shardings.items()
             ),
+            "augmentation": self._augmentation_bytes(shardings),
             "average of the weights": self._average_bytes,
             "virtual ranks": self._num_virtual_ranks * _VIRTUAL_RANK_BYTES,
             "the checkpoint to go on from": self._resumed_bytes(),
@@ -255,6 +257,15 @@ class _Estimate:
             width + 1 for width, rate in zip(hidden, cycle(rates), strict=False) if rate
         )
         return 2 * num_hidden + (features + 1) * bool(regularization.input_dropout)
+
+    def _augmentation_bytes(self, shardings: dict[str, Sharding]) -> int:
+        """Return the size of what a virtual rank's part of a batch is changed in."""
+        sharding = shardings.get("train")
+        if sharding is None:
+            return 0
+        num_samples = -(-sharding.global_batch_size // self._num_virtual_ranks)
+        strengths = strengths_of(self._config)
+        return augmentation_bytes(strengths, self._info, num_samples, self._dtype)
 
     def _activations_bytes(self, sharding: Sharding, *, is_trained_on: bool) -> int:
         """Return the size of a batch with all that is computed of it."""

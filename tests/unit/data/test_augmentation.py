@@ -1,9 +1,11 @@
 """The augmenter: what is drawn for whom, in which units, and what it refuses."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from lockstep.data.augmentation import Augmenter, Strengths
+from lockstep.data.augmentation import Augmenter, Strengths, augmentation_bytes
 from lockstep.data.batches import Scaling
 from lockstep.data.dataset_file import DatasetInfo
 from lockstep.errors import UserError
@@ -176,3 +178,25 @@ def test_too_smooth_displacements_are_refused():
 def test_displacements_of_any_smoothness_can_be_drawn(smoothness):
     strengths = Strengths(elastic_strength=1e30, elastic_smoothness=smoothness)
     augmented(strengths, stored_images(1, 4, (8, 8)), (8, 8), scaling())
+
+
+@pytest.mark.parametrize(
+    ("strengths", "feature_shape", "num_samples"),
+    [
+        (Strengths(shift=1.0), (300, 200), 3),
+        (Strengths(shift=1.0), (300, 200, 3), 3),
+        (Strengths(**DEFORMING), (28, 28), 256),
+        (Strengths(elastic_strength=1.0, elastic_smoothness=0.1), (300, 300), 3),
+        (Strengths(noise=0.1), (300, 200, 3), 3),
+    ],
+)
+def test_memory_is_estimated(strengths, feature_shape, num_samples):
+    info, given = info_of(feature_shape), scaling()
+    estimated = augmentation_bytes(strengths, info, num_samples, "float32")
+    rows = np.ones((1, num_samples, np.prod(feature_shape) + 1), np.float32)
+    tracemalloc.start()
+    augment = Augmenter(strengths, info, given, range(1), num_samples, 1)
+    augment(0, rows)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * estimated < kept < 1.1 * estimated + 1e6
