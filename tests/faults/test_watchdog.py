@@ -286,3 +286,20 @@ def test_a_program_of_the_users_own_fails_together_too(
     assert done.returncode == exit_code, done.stderr
     assert len(errors_in(done.stderr)) == 1
     assert message.format(rank=rank) in done.stderr
+
+
+def test_a_group_of_a_search_that_stands_still_is_noticed_while_another_goes_on(
+    program, digits_file
+):
+    (program.folder / "spec.toml").write_text(
+        "[sweep]\nmethod = 'grid'\nranks_per_trial = 2\n"
+        f"[fixed]\ndata = '{digits_file}'\nvirtual_ranks = 2\nepochs = 100000\n"
+        f"stall_timeout_s = {STALL_S}\n"
+        "[space]\nlearning_rate = [0.01, 0.02]\n"
+    )
+    fault = injected("sleep", 3, 50, program.folder / "marker")
+    done = program("sweep", "spec.toml", "-n", 4, **fault)
+    assert done.returncode == RANK_LOST
+    (error,) = errors_in(done.stderr)
+    assert error.startswith(f"Error: Rank 3 has made no progress for {STALL_S} s, in step 50, ")
+    assert "and the others wait for it." in error

@@ -16,7 +16,7 @@ from contextlib import suppress
 from lockstep.parallel.judge import Beat
 
 # Which kind of message, then what a `Beat` holds.
-_LAYOUT = struct.Struct("!cq32s??dQ")
+_LAYOUT = struct.Struct("!cq32s??dQi")
 _HELLO = struct.Struct("!16sq")
 _BEAT, _FAREWELL, _ABORT, _SIGNAL = b"b", b"f", b"a", b"s"
 _PATIENCE_S = 2.0
@@ -58,21 +58,20 @@ class Connection:
     def send(self, beat: Beat) -> None:
         """Send a heartbeat; a connection that is cut is found when it is read."""
         phase = beat.phase.encode()[:32]
-        self._send(
-            _BEAT, beat.step, phase, beat.is_step, beat.is_waiting, beat.cpu_s, beat.moved_bytes
-        )
+        amounts = (beat.cpu_s, beat.moved_bytes, beat.group)
+        self._send(_BEAT, beat.step, phase, beat.is_step, beat.is_waiting, *amounts)
 
     def farewell(self) -> None:
         """Tell that this end closes as it should."""
-        self._send(_FAREWELL, 0, b"", False, False, 0.0, 0)
+        self._send(_FAREWELL, 0, b"", False, False, 0.0, 0, 0)
 
     def announce_abort(self, exit_code: int) -> None:
         """Tell that this end is about to end all ranks."""
-        self._send(_ABORT, exit_code, b"", False, False, 0.0, 0)
+        self._send(_ABORT, exit_code, b"", False, False, 0.0, 0, 0)
 
     def pass_on(self, number: int) -> None:
         """Pass a signal on to the other end."""
-        self._send(_SIGNAL, number, b"", False, False, 0.0, 0)
+        self._send(_SIGNAL, number, b"", False, False, 0.0, 0, 0)
 
     def _send(self, *content: object) -> None:
         with suppress(OSError):
@@ -104,7 +103,7 @@ class Connection:
                 self._received[: _LAYOUT.size],
                 self._received[_LAYOUT.size :],
             )
-            kind, step, phase, is_step, is_waiting, cpu_s, moved_bytes = _LAYOUT.unpack(message)
+            kind, step, phase, is_step, is_waiting, *amounts = _LAYOUT.unpack(message)
             if kind == _FAREWELL:
                 self.has_left = True
             elif kind == _ABORT:
@@ -113,7 +112,7 @@ class Connection:
                 self.signals.append(step)
             else:
                 name = phase.rstrip(b"\0").decode(errors="replace")
-                yield Beat(step, name, is_step, is_waiting, cpu_s, moved_bytes)
+                yield Beat(step, name, is_step, is_waiting, *amounts)
 
     def close(self) -> None:
         """Close this end."""

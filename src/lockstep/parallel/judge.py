@@ -36,6 +36,8 @@ class Beat:
         Processor time of its process.
     moved_bytes : int
         What the process has read and written.
+    group : int
+        Which ranks it works with, where groups of them work side by side.
     """
 
     step: int
@@ -44,6 +46,7 @@ class Beat:
     is_waiting: bool
     cpu_s: float
     moved_bytes: int
+    group: int = 0
 
 
 class Pulse:
@@ -178,12 +181,19 @@ class Judge:
         return self._left(now_s) or self._silent(now_s)
 
     def stuck(self, now_s: float) -> str | None:
-        """Return which rank holds up all of them, None if none does."""
-        there, limit_s = self._there, self.limit_s
+        """Return which rank holds up all others of its group, None if none does."""
+        groups: dict[int, list[Pulse]] = {}
+        for pulse in self._there:
+            groups.setdefault(pulse.beat.group, []).append(pulse)
+        verdicts = (self._stuck(there, now_s) for there in groups.values())
+        return next((verdict for verdict in verdicts if verdict), None)
+
+    def _stuck(self, there: list[Pulse], now_s: float) -> str | None:
+        limit_s = self.limit_s
         if any(pulse.beat.phase in _PATIENT_PHASES for pulse in there):
             limit_s *= _PATIENCE
         # Whoever doesn't train may do what he likes.
-        if not (self.timeout_s and there and all(pulse.beat.phase for pulse in there)):
+        if not (self.timeout_s and all(pulse.beat.phase for pulse in there)):
             return None
         if now_s - max(pulse.progress_s for pulse in there) <= limit_s:
             return None
@@ -197,7 +207,8 @@ class Judge:
 
     def _last_place(self, lost: Pulse) -> str:
         """Return where a rank was lost, by what the others know too: none gets a step ahead."""
-        num_steps = max(pulse.beat.step for pulse in self.pulses)
+        group = [pulse for pulse in self.pulses if pulse.beat.group == lost.beat.group]
+        num_steps = max(pulse.beat.step for pulse in group)
         return lost.place if lost.beat.step == num_steps else f"in step {num_steps + 1}"
 
     @property

@@ -128,6 +128,8 @@ class MPIRanks:
         """Split the communicator, once for each number of ranks."""
         number = self.rank // num_ranks
         is_whole = number < self.world_size // num_ranks
+        if self._watch is not None:
+            self._watch.group = number
         return self._split("group", num_ranks, number if is_whole else None)
 
     def _split(self, way: str, num_ranks: int, number: int | None) -> "MPIRanks | None":

@@ -107,6 +107,8 @@ class Watch:
         Returns what this rank is doing; may be set at any time.
     is_waiting : bool
         Whether the rank waits for others, in whatever phase.
+    group : int
+        Which ranks it works with, where groups of them work side by side.
     remedy : str
         What to do when a rank is lost.
     """
@@ -120,6 +122,7 @@ class Watch:
     ) -> None:
         self.look: Callable[[], Doing] = idle
         self.is_waiting = False
+        self.group = 0
         self.remedy = ""
         self._crew = crew
         self._line = line
@@ -185,6 +188,7 @@ class Watch:
             self.is_waiting or doing.is_waiting,
             time.process_time(),
             self._moved_bytes(),
+            self.group,
         )
 
     def _start(self, run: Callable[[Line], None], line: Line) -> None:

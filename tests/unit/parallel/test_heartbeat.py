@@ -11,7 +11,7 @@ from lockstep.parallel.heartbeat import TOKEN_BYTES, Switchboard, call
 from lockstep.parallel.judge import Beat
 
 TOKEN = secrets.token_bytes(TOKEN_BYTES)
-BEAT = Beat(12, "evaluation", is_step=False, is_waiting=True, cpu_s=1.5, moved_bytes=2**40)
+BEAT = Beat(12, "evaluation", is_step=False, is_waiting=True, cpu_s=1.5, moved_bytes=2**40, group=3)
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from lockstep.parallel.judge import Beat, Judge
 NAMES = ("Rank 0", "Rank 1", "Rank 2")
 
 
-def beat(step=5, phase="compute", *, is_step=True, is_waiting=False, cpu_s=0.0, moved_bytes=0):
-    return Beat(step, phase, is_step, is_waiting, cpu_s, moved_bytes)
+def beat(
+    step=5, phase="compute", *, is_step=True, is_waiting=False, cpu_s=0.0, moved_bytes=0, group=0
+):
+    return Beat(step, phase, is_step, is_waiting, cpu_s, moved_bytes, group)
 
 
 WAITING = beat(phase="reduce", is_waiting=True)
@@ -198,3 +200,28 @@ def test_many_names_are_shortened():
     judge.timeout_s = 10.0
     text = judge.missing(11.0)
     assert text.startswith("Rank 0, Rank 1, Rank 2, Rank 3, Rank 4, Rank 5, Rank 6, Rank 7 and 12")
+
+
+def test_groups_are_judged_each_by_itself():
+    stuck = beat(phase="data", group=1)
+    waiting = beat(phase="reduce", is_waiting=True, group=1)
+    judge = judge_of(beat(), stuck, waiting)
+    for now_s in range(1, 61):
+        assert hear(judge, [now_s], beat(step=100 + now_s), stuck, waiting) is None
+    told = hear(judge, [61], beat(step=161), stuck, waiting)
+    assert told == (
+        61,
+        "Rank 1 has made no progress for 60 s, in step 6, phase data, and the others wait for it.",
+    )
+
+
+def test_a_group_that_has_done_its_part_may_wait_for_another():
+    idle = beat(phase="", is_step=False, is_waiting=True, group=1)
+    judge = judge_of(beat(), idle)
+    for now_s in range(1, 200):
+        assert hear(judge, [now_s], beat(step=now_s), idle) is None
+
+
+def test_where_a_rank_was_lost_is_told_by_its_own_group():
+    judge = judge_of(beat(step=90), beat(step=5, group=1), beat(step=6, group=1))
+    assert judge.has_died(1).startswith("Rank 1 has died in step 7: ")
