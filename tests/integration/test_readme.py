@@ -134,5 +134,5 @@ def test_the_commands_on_mnist(shell, mnist_folder):
     fetched = f"lockstep convert {mnist_folder} data/mnist.h5\n"
     commands = "".join(WITH_MNIST).replace("lockstep convert mnist data/mnist.h5\n", "")
     quick = re.sub(r"^(lockstep train .*)$", r"\1 --epochs 2", commands, flags=re.MULTILINE)
-    assert quick.count("--epochs 2") == 4
-    assert shell(fetched + quick).count("Test accuracy") == 4
+    assert quick.count("--epochs 2") == 5
+    assert shell(fetched + quick).count("Test accuracy") == 5
