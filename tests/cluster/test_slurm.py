@@ -193,7 +193,7 @@ def uninterrupted(tmp_path_factory, digits_file):
     return digest
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1300)
 def test_the_readme_alone_gets_jobs_through(program, cluster, digits_file, uninterrupted):
     (program.folder / "launch").symlink_to(LAUNCH)
     (program.folder / "data").mkdir()
@@ -203,7 +203,8 @@ def test_the_readme_alone_gets_jobs_through(program, cluster, digits_file, unint
         if block.startswith(("sbatch", "lockstep submit")):
             done = cluster("sh", "-eu", "-c", block)
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-            cluster.wait_until_empty(170)
+            # Slurm lets a job that is requeued, for whatever reason, wait for two minutes.
+            cluster.wait_until_empty(300)
     runs = sorted(cluster.results.glob("*/summary.json"))
     assert len(runs) == 4
     assert {read_json(run)["weights_sha256"] for run in runs} == {uninterrupted(30)}
