@@ -88,6 +88,7 @@ class BatchNormalization:
         normalized = self._normalized
         np.matmul(self._shares, z, out=self.means)
         np.subtract(z, self.means, out=normalized)
+        self._clear_padding()
         np.multiply(normalized, normalized, out=scratch)
         np.matmul(self._shares, scratch, out=self.variances)
         _invert_root(self.variances, self._inverses)
@@ -111,6 +112,16 @@ class BatchNormalization:
         np.subtract(delta, normalized, out=delta)
         np.multiply(self._inverses, gain, out=self._factors)
         np.multiply(delta, self._factors, out=delta)
+
+    def _clear_padding(self) -> None:
+        """Give padding the batch's mean.
+
+        No variance tells how large it is. Where that is small or there is none, as of one sample,
+        padding would grow by hundreds with every layer, until it is infinite; and that times its
+        share, or its derivative, of 0 is not a number.
+        """
+        if not self._columns.all():
+            np.multiply(self._normalized, self._columns != 0, out=self._normalized)
 
 
 class LayerNormalization:

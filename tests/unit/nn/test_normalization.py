@@ -130,6 +130,26 @@ def test_the_statistics_of_a_step_are_weighted_by_samples_and_corrected():
     np.testing.assert_allclose(statistics, [[3 * 0.75, 7 * 0.75], [5 * 0.25, 0], [0, 0]])
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_padding_stays_finite_in_a_deep_network(activation):
+    # Of one sample and of none, the variance is 0: each layer would make padding 316 times larger.
+    network = MLP((5, *[6] * 20, 3), activation, "cross_entropy", "batch")
+    layers = network.layers(random_parameters(network).astype("f4"))
+    workspace = Workspace(network, 3, 4, np.float32)
+    workspace.inputs[...] = np.random.default_rng(0).standard_normal(workspace.inputs.shape)
+    workspace.labels[...] = 0
+    used = np.array([[True] * 4, [True, False, False, False], [False] * 4])
+    gradients = [np.empty((3, *shape), np.float32) for shape in network.layer_shapes]
+    workspace.evaluate(layers, used)
+    assert np.isfinite(workspace.losses).all()
+    for index in workspace.backward(layers, gradients, 1.0, used):
+        assert np.isfinite(gradients[index]).all()
+        assert not gradients[index][2].any()
+    statistics = np.empty((3, network.num_statistics), np.float32)
+    workspace.write_statistics(np.array([[0.8], [0.2], [0.0]]), statistics)
+    assert np.isfinite(statistics).all()
+
+
 def test_folded_layers_do_what_normalized_ones_do_with_the_running_statistics():
     generator = np.random.default_rng(3)
     layer = generator.standard_normal((6, 3))
