@@ -154,6 +154,10 @@ def test_another_seed_drops_and_deforms_otherwise(train):
             {"accumulation": "60", "virtual_ranks": "3"},
             "has 2 samples, less than virtual_ranks = 3",
         ),
+        (
+            {"accumulation": "24", "virtual_ranks": "3", "normalization": "batch"},
+            "one alone becomes zero, and there are 5 of virtual_ranks = 3 at a time",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_told(train, tmp_path, options, words):

@@ -335,23 +335,7 @@ def resolve(config: Config, world_size: int) -> Config:
             f"needs at least one. Start at most {virtual_ranks} ranks, or begin a new run with "
             f"--virtual-ranks {world_size} (which gives other bits)."
         )
-    if training.global_batch_size < virtual_ranks:
-        raise UserError(
-            f"global_batch_size = {training.global_batch_size} is less than virtual_ranks = "
-            f"{virtual_ranks}, so some of them would never train. Raise the one or lower the other."
-        )
-    if training.global_batch_size % training.accumulation:
-        raise UserError(
-            f"global_batch_size = {training.global_batch_size} can't be divided into accumulation "
-            f"= {training.accumulation} parts of equal size. Change one of them."
-        )
-    samples_per_part = training.global_batch_size // training.accumulation
-    if samples_per_part < virtual_ranks:
-        raise UserError(
-            f"Each of the accumulation = {training.accumulation} parts of a step has "
-            f"{samples_per_part} samples, less than virtual_ranks = {virtual_ranks}. Lower one of "
-            "them."
-        )
+    _check_batch(config, virtual_ranks)
     num_rates, num_hidden = len(config.regularization.dropout), len(config.network.hidden_widths)
     if num_rates > 1 and num_rates != num_hidden:
         raise UserError(
@@ -377,6 +361,41 @@ def resolve(config: Config, world_size: int) -> Config:
     return replace(
         config, training=replace(training, virtual_ranks=virtual_ranks, threads_per_rank=threads)
     )
+
+
+def _check_batch(config: Config, virtual_ranks: int) -> None:
+    """See that a step has enough samples for its parts and the virtual ranks.
+
+    Raises
+    ------
+    UserError
+        When it hasn't.
+    """
+    training = config.training
+    if training.global_batch_size < virtual_ranks:
+        raise UserError(
+            f"global_batch_size = {training.global_batch_size} is less than virtual_ranks = "
+            f"{virtual_ranks}, so some of them would never train. Raise the one or lower the other."
+        )
+    if training.global_batch_size % training.accumulation:
+        raise UserError(
+            f"global_batch_size = {training.global_batch_size} can't be divided into accumulation "
+            f"= {training.accumulation} parts of equal size. Change one of them."
+        )
+    samples_per_part = training.global_batch_size // training.accumulation
+    if samples_per_part < virtual_ranks:
+        raise UserError(
+            f"Each of the accumulation = {training.accumulation} parts of a step has "
+            f"{samples_per_part} samples, less than virtual_ranks = {virtual_ranks}. Lower one of "
+            "them."
+        )
+    if config.network.normalization == "batch" and samples_per_part < 2 * virtual_ranks:
+        raise UserError(
+            f"normalization = batch needs two samples of each virtual rank, for one alone becomes "
+            f"zero, and there are {samples_per_part} of virtual_ranks = {virtual_ranks} at a time. "
+            "Raise global_batch_size, lower virtual_ranks or accumulation, or take normalization = "
+            "layer."
+        )
 
 
 def open_dataset(config: Config) -> DatasetFile:
