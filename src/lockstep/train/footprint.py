@@ -180,7 +180,9 @@ class _Estimate:
     @property
     def _makes_whole_update(self) -> bool:
         """Whether each rank copies the whole gradient; see `Update`."""
-        return bool(self._config.optimization.clip_norm or self._config.training.trace)
+        training = self._config.training
+        is_skipping = training.on_nonfinite == "skip"
+        return bool(self._config.optimization.clip_norm or training.trace or is_skipping)
 
     @property
     def _best_bytes(self) -> int:

@@ -131,6 +131,8 @@ def test_whole_gradients_are_copied_to_be_clipped(info):
     parts = parts_of(info, clip_norm=1.0, l2=1e-4)
     # The gradient, and the penalty of the first layer.
     assert parts["penalty and clipping"] == 4 * 79_510 + 4 * 78_500
+    # Nor is anything left out before all of it has been looked at.
+    assert parts_of(info, on_nonfinite="skip")["penalty and clipping"] == 4 * 79_510
 
 
 def test_what_regularization_takes_by_hand(info):
