@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lockstep.config import load_config
+from lockstep.data.convert import ConvertOptions, convert
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.errors import UserError
 from lockstep.nn.normalization import EPSILON
@@ -143,6 +144,13 @@ def test_another_seed_drops_and_deforms_otherwise(train):
     weights = [arrays_of(each)["layers.0.weight"] for each in (store, other, again)]
     assert not np.array_equal(weights[0], weights[1])
     np.testing.assert_array_equal(weights[0], weights[2])
+
+
+def test_a_patient_run_is_scored_on_data_without_a_validation_split(train, tmp_path):
+    folder, _ = train(patience="1", epochs="1")
+    convert("digits", tmp_path / "other.h5", ConvertOptions(validation=0))
+    scored = evaluate_run(folder, tmp_path / "other.h5", "test", SingleProcess())
+    assert scored["total"] == 180
 
 
 @pytest.mark.parametrize(

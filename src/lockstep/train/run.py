@@ -297,7 +297,7 @@ def open_split(config: Config, model: Model, split: str, *, is_own: bool) -> Dat
     UserError
         When it can't be opened or doesn't fit the model, or the split is empty.
     """
-    dataset = open_dataset(config)
+    dataset = _open(config)
     _check_fit(model, dataset, split)
     if is_own and dataset.info.content_sha256 != model.dataset_sha256:
         raise UserError(
@@ -399,7 +399,7 @@ def _check_batch(config: Config, virtual_ranks: int) -> None:
 
 
 def open_dataset(config: Config) -> DatasetFile:
-    """Open the configured data set.
+    """Open the configured data set, to train on it.
 
     Raises
     ------
@@ -407,12 +407,7 @@ def open_dataset(config: Config) -> DatasetFile:
         When none is configured, it can't be opened, there is nothing to train on, it can't be
         augmented as configured, or there is too little memory for it.
     """
-    if not config.data.data:
-        raise UserError(
-            'No data set is named. Give one with --data FILE.h5, or as data = "FILE.h5" under '
-            "[data]. `lockstep convert digits data/digits.h5` makes a small one."
-        )
-    dataset = DatasetFile.open(Path(config.data.data))
+    dataset = _open(config)
     if not dataset.info.num_samples["train"]:
         raise UserError(f"{dataset.path} has no training rows.")
     if config.training.patience and not dataset.info.num_samples["validation"]:
@@ -423,6 +418,15 @@ def open_dataset(config: Config) -> DatasetFile:
     strengths_of(config).check(dataset.info)
     memory_budget(config, dataset).check(sharding_of(config, dataset.info).global_batch_size)
     return dataset
+
+
+def _open(config: Config) -> DatasetFile:
+    if not config.data.data:
+        raise UserError(
+            'No data set is named. Give one with --data FILE.h5, or as data = "FILE.h5" under '
+            "[data]. `lockstep convert digits data/digits.h5` makes a small one."
+        )
+    return DatasetFile.open(Path(config.data.data))
 
 
 def _claim_folder(
