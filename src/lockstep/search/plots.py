@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from lockstep.report.style import BLUE, PALE, SMALL, save, styled
-from lockstep.search.spec import Range
+from lockstep.search.spec import Choices, Range
 from lockstep.search.standings import Standing
 
 _NUM_NAMED = 5
@@ -55,7 +54,7 @@ def draw_curves(
 @styled
 def draw_field(
     name: str,
-    space: list[Any] | Range,
+    space: Choices,
     values: Sequence[str],
     standings: Sequence[Standing],
     path: Path,

@@ -36,6 +36,10 @@ class Range:
     scale: Literal["linear", "log"] = "linear"
 
 
+# What a field is drawn from.
+Choices = list[Any] | Range
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The section `[sweep]`.
@@ -82,7 +86,7 @@ class Spec:
     """
 
     sweep: Sweep
-    space: dict[str, list[Any] | Range]
+    space: dict[str, Choices]
     fixed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -101,13 +105,13 @@ class Spec:
                 if name not in names:
                     hint = near_misses(name, names)
                     raise UserError(f"{path}: {name}: no such entry in {where}{hint}")
+        _check_choices(path, content)
         try:
             spec = msgspec.convert(content, cls)
         except msgspec.ValidationError as error:
-            reason = str(error).replace("`", "").replace("$.", "")
             raise UserError(
-                f"{path}: {reason}. A search has the sections [sweep], [space] and [fixed]; see "
-                "launch/presets/sweep.toml."
+                f"{path}: {_reason(error)}. A search has the sections [sweep], [space] and "
+                "[fixed]; see launch/presets/sweep.toml."
             ) from error
         for problem in spec.problems():
             raise UserError(f"{path}: {problem}")
@@ -218,23 +222,49 @@ class Spec:
 
 def _tables(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], type]]:
     """Yield the tables of which all entries are known: where, what they hold, and what it means."""
-    space = content.get("space")
-    ranges = space if isinstance(space, dict) else {}
     tables = [
         ("the file", content, Spec),
         ("[sweep]", content.get("sweep"), Sweep),
-        *((f"[space] {name}", values, Range) for name, values in ranges.items()),
+        *((f"[space] {name}", values, Range) for name, values in _space_of(content).items()),
     ]
     for where, entries, known in tables:
         if isinstance(entries, dict):
             yield where, entries, known
 
 
+def _space_of(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the section `[space]`; nothing if it is none."""
+    space = content.get("space")
+    return space if isinstance(space, dict) else {}
+
+
+def _check_choices(path: Path, content: dict[str, Any]) -> None:
+    """See that each entry of `[space]` is of the right type: msgspec doesn't tell which is not.
+
+    Raises
+    ------
+    UserError
+        Naming it.
+    """
+    for name, values in _space_of(content).items():
+        try:
+            msgspec.convert(values, Choices)
+        except msgspec.ValidationError as error:
+            raise UserError(
+                f"{path}: [space] {name}: {_reason(error)}. Give it a list of choices, or a range "
+                "like { low = 1, high = 2 }."
+            ) from error
+
+
+def _reason(error: msgspec.ValidationError) -> str:
+    return str(error).replace("`", "").replace("$.", "")
+
+
 def _is_whole_number(name: str) -> bool:
     return FIELDS[name].type_name == "whole number"
 
 
-def _value_problem(name: str, values: list[Any] | Range) -> str:
+def _value_problem(name: str, values: Choices) -> str:
     """Return what is wrong with a choice or an end of a range, drawn or not."""
     if isinstance(values, Range):
         kind = int if _is_whole_number(name) else float

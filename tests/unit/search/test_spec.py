@@ -134,6 +134,11 @@ def test_rungs(min_epochs, factor, epochs, expected):
             '[sweep]\nmethod = "random"\n[space]\nl2 = {low = 1, high = 2, scael = "log"}\n',
             "scael: no such entry in [space] l2; did you mean scale?",
         ),
+        ('[sweep]\nmethod = "random"\n[space]\nl2 = 0.1\n', "[space] l2: Expected object | array"),
+        (
+            '[sweep]\nmethod = "random"\n[space]\nepochs = [1]\nl2 = {low = 0}\n',
+            "[space] l2: Object missing required field high",
+        ),
         ('[sweep]\nmethod = "random"\n[space]\nl2 = {low = 0, high = inf}\n', "'inf' won't do"),
         (
             '[sweep]\nmethod = "random"\n[space]\ninput_dropout = {low = 0, high = 1.5}\n',
