@@ -10,7 +10,6 @@ from lockstep.report.style import BLUE, PALE, SMALL, save, styled
 from lockstep.search.spec import Choices, Range
 from lockstep.search.standings import Standing
 
-_NUM_NAMED = 5
 _MOST_LETTERS = 18
 
 

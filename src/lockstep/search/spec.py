@@ -16,8 +16,8 @@ from lockstep.config import FIELDS, load_config, near_misses, read_toml
 from lockstep.errors import UserError
 from lockstep.streams import Purpose, philox
 
-# Fields that say where a training runs and what it keeps, not what it learns; and the test split
-# is nothing to choose by.
+# Fields that say where a training runs, how its numbers are added and what it keeps, not what it
+# learns.
 _NOT_SEARCHED = {
     "checkpoint_every_steps", "checkpoint_every_minutes", "keep_checkpoints", "stall_timeout_s",
     "replica_check_every", "trace", "threads_per_rank", "virtual_ranks", "reduction",
