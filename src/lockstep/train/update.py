@@ -143,7 +143,7 @@ class Update:
     def _notes_of(self, gradient: Array) -> Notes:
         notes = Notes.of_sum(gradient)
         if notes.is_finite and self._is_skipping:
-            return replace(notes, is_finite=is_finite(gradient[: self._network.num_trainable]))
+            return replace(notes, is_finite=is_finite(gradient[: self._network.num_parameters]))
         return notes
 
     def _whole_gradient(self) -> Array:

@@ -191,6 +191,24 @@ def test_a_skipped_step_leaves_every_bit_as_it_is(monkeypatch, digits_file):
     assert watch.trainer.progress.step == 46
 
 
+def test_a_step_whose_variances_are_infinite_is_skipped_though_its_gradient_is_finite(
+    monkeypatch, digits_file
+):
+    write, steps = Workspace.write_statistics, iter(range(46))
+
+    def spoiled(workspace, weights, out):
+        write(workspace, weights, out)
+        if next(steps) == 5:
+            out[1, -1] = np.inf
+
+    monkeypatch.setattr(Workspace, "write_statistics", spoiled)
+    options = {"on_nonfinite": "skip", "normalization": "batch"}
+    watch = train(monkeypatch, digits_file, nan_in_step(), **options)
+    assert watch.states[5] == watch.states[6]
+    assert watch.trainer.progress.num_skipped_steps == 1
+    assert watch.is_done
+
+
 def test_a_skipped_step_is_no_part_of_the_mean_loss(monkeypatch, digits_file):
     watch = train(monkeypatch, digits_file, nan_in_step(4, 22), on_nonfinite="skip")
     assert watch.loss_sums[4] == watch.loss_sums[3] > 0
