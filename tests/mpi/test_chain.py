@@ -23,8 +23,14 @@ CHAINS = {
         "epochs": "3", "virtual_ranks": "6", "global_batch_size": "48", "hidden_widths": "33,9",
         "normalization": "batch", "dropout": "0.3", "input_dropout": "0.1", "averaging": "last",
         "averaging_epochs": "1.5", "accumulation": "3", "label_smoothing": "0.1", "max_norm": "2",
-        "l1": "0.0001", "shift": "1", "rotation": "10", "elastic_strength": "5", "noise": "0.05",
-        "erasing": "0.2", "checkpoint_every_steps": "7",
+        "l1": "0.0001", "shift": "1", "rotation": "10", "zoom": "0.1", "shear": "10",
+        "elastic_strength": "5", "noise": "0.05", "erasing": "0.2", "checkpoint_every_steps": "7",
+    }),
+    # All ranks have all of the optimizer's state.
+    "layers with rates of their own": (30, {
+        "epochs": "3", "virtual_ranks": "6", "global_batch_size": "48", "hidden_widths": "33,9",
+        "normalization": "layer", "optimizer": "lars", "learning_rate": "5",
+        "learning_rate_scaling": "sqrt", "warmup_epochs": "0.7", "averaging": "exponential",
     }),
     "stopped early by the validation score": (30, {
         "epochs": "60", "virtual_ranks": "8", "global_batch_size": "37", "patience": "2",
