@@ -105,6 +105,7 @@ class _Estimate:
                 for split, sharding in shardings.items()
             ),
             "augmentation": self._augmentation_bytes(shardings),
+            "drawing of masks": self._drawing_bytes(shardings),
             "average of the weights": self._average_bytes,
             "virtual ranks": self._num_virtual_ranks * _VIRTUAL_RANK_BYTES,
             "the checkpoint to go on from": self._resumed_bytes(),
@@ -250,24 +251,35 @@ class _Estimate:
         """Return the own virtual ranks' part of so many samples."""
         return -(-total * len(self._own) // self._num_virtual_ranks)
 
-    def _mask_numbers_per_sample(self) -> int:
-        """Return how many numbers the masks of dropout have, with what they are applied to."""
+    def _dropped_widths(self) -> tuple[list[int], list[int]]:
+        """Return the widths that have masks: of the features, if they do, and of hidden layers."""
         regularization = self._config.regularization
         features, *hidden, _ = self._network.widths
         rates = regularization.dropout or (0.0,)
-        num_hidden = sum(
-            width + 1 for width, rate in zip(hidden, cycle(rates), strict=False) if rate
-        )
-        return 2 * num_hidden + (features + 1) * bool(regularization.input_dropout)
+        own = [width for width, rate in zip(hidden, cycle(rates), strict=False) if rate]
+        return [features] if regularization.input_dropout else [], own
+
+    def _mask_numbers_per_sample(self) -> int:
+        """Return how many numbers the masks of dropout have, with what they are applied to."""
+        inputs, hidden = self._dropped_widths()
+        return 2 * sum(width + 1 for width in hidden) + sum(width + 1 for width in inputs)
+
+    def _drawing_bytes(self, shardings: dict[str, Sharding]) -> int:
+        """Return the size of the random bits of a mask, 16 for each number of a virtual rank."""
+        inputs, hidden = self._dropped_widths()
+        return 2 * self._local_batch_size(shardings) * max([*inputs, *hidden], default=0)
 
     def _augmentation_bytes(self, shardings: dict[str, Sharding]) -> int:
         """Return the size of what a virtual rank's part of a batch is changed in."""
-        sharding = shardings.get("train")
-        if sharding is None:
-            return 0
-        num_samples = -(-sharding.global_batch_size // self._num_virtual_ranks)
+        num_samples = self._local_batch_size(shardings)
         strengths = strengths_of(self._config)
         return augmentation_bytes(strengths, self._info, num_samples, self._dtype)
+
+    def _local_batch_size(self, shardings: dict[str, Sharding]) -> int:
+        """Return how many samples a virtual rank has at a time; 0 without training rows."""
+        if "train" not in shardings:
+            return 0
+        return -(-shardings["train"].global_batch_size // self._num_virtual_ranks)
 
     def _activations_bytes(self, sharding: Sharding, *, is_trained_on: bool) -> int:
         """Return the size of a batch with all that is computed of it."""
@@ -293,6 +305,9 @@ def numbers_per_sample(network: MLP) -> int:
     num_hidden = per_unit * sum(width + 1 for width in hidden)
     if network.normalization != "none":
         num_hidden += sum(hidden)
+    if network.normalization == "layer":
+        # Each sample's mean, variance, and one over its root.
+        num_hidden += 3 * len(hidden)
     # Target, output, delta, scratch; the loss; and the share in the means of its batch.
     return features + 1 + num_hidden + 4 * classes + 1 + (network.normalization == "batch")
 

@@ -13,7 +13,7 @@ from lockstep.bench.made_up import write_made_up
 from lockstep.config import FIELDS, Config, to_toml
 from lockstep.data.dataset_file import DatasetFile
 from lockstep.nn.mlp import MLP, Workspace
-from lockstep.nn.normalization import BatchNormalization
+from lockstep.nn.normalization import BatchNormalization, LayerNormalization
 from lockstep.parallel.tree import Node, block, covering_nodes
 from lockstep.train.footprint import _Estimate, _num_subtotals, estimate, numbers_per_sample
 from lockstep.train.run import resolve
@@ -64,7 +64,7 @@ def buffers_of(workspace):
         elif isinstance(value, list):
             for each in value:
                 yield from arrays(each)
-        elif isinstance(value, BatchNormalization):
+        elif isinstance(value, BatchNormalization | LayerNormalization):
             yield from arrays(list(vars(value).values()))
 
     found = {}
@@ -76,15 +76,17 @@ def buffers_of(workspace):
     return found.values()
 
 
-@pytest.mark.parametrize("normalization", ["none", "batch"])
+@pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 13)])
 def test_a_workspace_has_so_many_numbers(activation, hidden, normalization):
     network = MLP((20, *hidden, 3), activation, "cross_entropy", normalization)
     buffers = buffers_of(Workspace(network, 2, 5, np.float32))
     labels, numbers = 2 * 5, 2 * 5 * numbers_per_sample(network)
-    # And the numbers of the classes; of normalization, four for each unit, and ones for a sum.
-    few = 3 + sum(2 * 4 * width + 5 for width in hidden) * (normalization == "batch")
+    # And the numbers of the classes; of normalization, four for each unit, or its share in a mean,
+    # and ones for a sum.
+    per_unit = {"none": 0, "batch": 2 * 4, "layer": 1}[normalization]
+    few = 3 + sum(per_unit * width + 5 * (per_unit > 0) for width in hidden)
     assert sum(buffer.nbytes for buffer in buffers) == 4 * (labels + numbers + few)
 
 
@@ -143,6 +145,8 @@ def test_what_regularization_takes_by_hand(info):
     )  # fmt: skip
     # The mask and what it leaves over of the second hidden layer, and the mask of the inputs.
     assert parts["activations"] == plain["activations"] // 2 + 32 * 4 * (2 * 51 + 785)
+    # Of the features, which are more: 16 bits for each number of 8 samples.
+    assert parts["drawing of masks"] == 8 * 2 * 784
     assert parts["average of the weights"] == parts["parameters"]
     vector = parts["parameters"]
     assert parts["gradients"] == vector + 4 * 4 * 78_500 + 4 * vector
