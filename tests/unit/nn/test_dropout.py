@@ -103,3 +103,18 @@ def test_smoothed_labels_worked_by_hand():
     for _ in workspace.backward(layers, gradients, 1.0):
         pass
     np.testing.assert_allclose(gradients[0][0, 1], [0.25 - 0.9, 0.75 - 0.1])
+
+
+def test_smoothed_labels_of_the_quadratic_loss_worked_by_hand():
+    # Both outputs are 1/2, and the targets 0.9 and 0.1 are 0.4 away; the sigmoid's slope is 1/4.
+    network = MLP((1, 2), "relu", "quadratic")
+    workspace = Workspace(network, 1, 1, np.float64, label_smoothing=0.2)
+    workspace.inputs[...] = 0
+    workspace.labels[...] = 0
+    layers = network.layers(np.zeros(4))
+    workspace.evaluate(layers)
+    assert workspace.losses.item() == pytest.approx(0.5 * (0.4**2 + 0.4**2))
+    gradients = [np.empty((1, 2, 2))]
+    for _ in workspace.backward(layers, gradients, 1.0):
+        pass
+    np.testing.assert_allclose(gradients[0][0, 1], [-0.4 / 4, 0.4 / 4])
