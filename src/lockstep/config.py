@@ -187,7 +187,8 @@ class Optimization:
         _Positive,
         Meta(
             description="How far the average reaches back: the time constant of exponential, or "
-            "the number of last epochs."
+            "the number of last epochs, counted from epochs: where patience ends the training "
+            "before them, nothing is averaged."
         ),
     ] = 1.0
 
