@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lockstep.errors import INTERRUPTED
+from lockstep.parallel.early import hold_signals
 from lockstep.parallel.failure import end, leave
 
 
@@ -15,6 +16,9 @@ def main() -> None:
         if getattr(sys, name) is None:
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
             setattr(sys, name, nowhere)
+    if any(word.startswith("--requeue") for word in sys.argv):
+        # A job's script, which is to go on after a signal: also when imports take their time.
+        hold_signals()
     try:
         from lockstep.cli import cli  # noqa: PLC0415 - a failing import must end all ranks too
 

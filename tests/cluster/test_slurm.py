@@ -273,7 +273,8 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_with_other_ranks(
     "stop", [["--batch", "--signal=USR1"], ["--full", "--signal=USR1"], ["--full", "--signal=TERM"]]
 )
 def test_a_job_that_is_told_to_stop_is_requeued_and_goes_on(program, cluster, uninterrupted, stop):
-    job = cluster.submit("run", "--epochs", "30")
+    # A signal that comes before Lockstep itself is there does no harm.
+    job = cluster.submit("run", "--epochs", "30", "--setup", "kill -USR1 $$")
     cluster.wait_for_epochs("run", 1)
     call(cluster.environment, "scancel", *stop, job)
     assert cluster.wait_for_end(job) == "COMPLETED"

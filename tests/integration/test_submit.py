@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lockstep.config import load_config
+from lockstep.errors import RESUMABLE
 
 
 @pytest.fixture
@@ -92,6 +93,37 @@ def test_requeueing_is_for_jobs(program, digits_file):
     assert done.returncode == 2
     assert "--requeue is for the script of a batch job, and this is none" in done.stderr
     assert not list((program.folder / "results").glob("*"))
+
+
+# Sends a signal to the job's own process, not to its ranks, as soon as there is anything to import.
+EARLY = """
+import os, signal, sys
+
+class Early:
+    def find_spec(self, name, *_):
+        if name == "lockstep.cli" and "--requeue" in sys.argv:
+            os.kill(os.getpid(), signal.SIGNUMBER)
+
+sys.meta_path.insert(0, Early())
+"""
+
+
+@pytest.mark.parametrize("number", ["USR1", "TERM"])
+def test_a_job_that_is_told_to_stop_while_it_starts_is_requeued_too(program, digits_file, number):
+    (program.folder / "sitecustomize.py").write_text(EARLY.replace("NUMBER", number))
+    for name, body in {
+        "squeue": "echo '7|RUNNING|None|here|1:00:00|N/A'",
+        "scontrol": f'echo "$@" > {program.folder}/called',
+    }.items():
+        (program.folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (program.folder / name).chmod(0o755)
+    done = program(
+        "train", "--data", digits_file, "--run-name", "run", "-n", "2", "--requeue", "interrupted",
+        SLURM_JOB_ID="7", PYTHONPATH=program.folder, **program.mpi_settings,
+        PATH=f"{program.folder}{os.pathsep}{os.environ['PATH']}",
+    )  # fmt: skip
+    assert done.returncode == RESUMABLE, done.stderr
+    assert (program.folder / "called").read_text() == "requeue 7\n"
 
 
 def test_going_on_takes_up_a_run_of_that_name(program, digits_file):

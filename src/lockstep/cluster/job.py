@@ -123,12 +123,12 @@ class Job:
         return exit_code
 
     def _is_to_go_on(self, exit_code: int) -> bool:
-        if not self._folder.config.is_file():
-            # It has not got so far that there is anything to go on with.
+        is_late = time.time() > self._end_s - _LAST_SIGNAL_S
+        if not self._folder.config.is_file() and (is_late or exit_code != RESUMABLE):
+            # It has not got so far that there is anything to go on with, and the next job wouldn't.
             return False
         if exit_code == RANK_LOST:
             return True
-        is_late = time.time() > self._end_s - _LAST_SIGNAL_S
         is_time_up = is_late or self._history.was_time_up
         if not (is_time_up or self._scheduler.tells_cancellation):
             # Perhaps the user has cancelled it.

@@ -14,6 +14,7 @@ from types import FrameType
 import click
 
 from lockstep.errors import FAILURE, INTERRUPTED, RANK_LOST, RESUMABLE, USER_ERROR
+from lockstep.parallel.early import release_signals
 from lockstep.parallel.heartbeat import TOKEN_BYTES, Connection, Switchboard, own_addresses
 from lockstep.parallel.judge import Beat, Judge
 from lockstep.parallel.launch import Launch
@@ -96,6 +97,7 @@ class _Attempt:
         self._judge = Judge([f"Rank {rank}" for rank in range(launch.num_ranks)], 0.0)
         self.was_stopped = False
         self._signals = signals
+        self._perhaps_lost: list[int] = []
         self.has_begun = launch.num_ranks == 1
         self._is_told = False
         self._abort_code: int | None = None
@@ -166,15 +168,21 @@ class _Attempt:
 
     def _pass_signals_on(self, board: Switchboard, process: subprocess.Popen[bytes]) -> None:
         """Pass signals on to one rank: those that are for all, the ranks tell each other."""
+        there = [line for line in board.connections.values() if not line.is_cut]
+        while there and self._perhaps_lost:
+            there[0].pass_on(self._perhaps_lost.pop(0))
         while self._signals:
             number = self._signals.pop(0)
             self.was_stopped |= number in _STOPPING
-            there = [line for line in board.connections.values() if not line.is_cut]
             if there:
                 # Not by way of the launcher: Open MPI's would end all ranks at once.
                 there[0].pass_on(number)
-            else:
-                process.send_signal(number)
+                continue
+            process.send_signal(number)
+            if number != signal.SIGINT:
+                # MPICH's launcher drops it if it hasn't started the ranks. A second Ctrl-C, though,
+                # would end them without a checkpoint.
+                self._perhaps_lost.append(number)
 
     def _hear(self, rank: int, beats: list[Beat] | None, connection: Connection) -> None:
         for beat in beats or ():
@@ -200,6 +208,7 @@ def _noting(signals: list[int]) -> Iterator[None]:
         signals.append(number)
 
     before = {number: signal.signal(number, take_note) for number in _PASSED_ON}
+    release_signals()
     try:
         yield
     finally:

@@ -254,8 +254,9 @@ class Watch:
         if self._supervisor is None:
             return False
         is_lost = self._supervisor.receive_for(0) is None
-        while self._supervisor.signals:
-            os.kill(os.getpid(), self._supervisor.signals.pop(0))
+        signals = self._supervisor.signals
+        while signals and _is_awaited(signals[0]):
+            os.kill(os.getpid(), signals.pop(0))
         return is_lost
 
     def _send(self, line: Switchboard | Connection, beat: Beat) -> None:
@@ -331,6 +332,16 @@ def _call_supervisor(communicator: Communicator) -> Connection | None:
         return None
     token, port, addresses = json.loads(told)
     return call(addresses, port, bytes.fromhex(token), launched_as()[0])
+
+
+def _is_awaited(number: int) -> bool:
+    """Return whether this process makes anything of a signal, or is to be ended by it.
+
+    Before it does, SIGUSR1 would be taken by MPICH, which has a handler of its own, and SIGUSR2
+    would end the rank, though it only asks for a checkpoint.
+    """
+    is_asking = number in {signal.SIGUSR1, signal.SIGUSR2}
+    return not is_asking or signal.getsignal(number) is not signal.SIG_DFL
 
 
 def is_first_to_tell(news: str) -> bool:

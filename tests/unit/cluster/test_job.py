@@ -112,6 +112,15 @@ def test_what_has_not_begun_is_not_begun_for_ever(scheduler, folder):
     assert end(scheduler, folder, RANK_LOST, "until-done") == []
 
 
+@pytest.mark.parametrize(("left_s", "expected"), [(60, []), (600, REQUEUED)])
+def test_what_was_stopped_before_it_had_begun_begins_again_unless_its_time_is_too_short(
+    scheduler, folder, monkeypatch, left_s, expected
+):
+    monkeypatch.setenv("LOCKSTEP_JOB_END", str(int(time.time()) + left_s))
+    folder.config.unlink()
+    assert end(scheduler, folder, RESUMABLE, "until-done") == expected
+
+
 @pytest.mark.parametrize(("is_time_up", "num_calls"), [(False, 0), (True, 1)])
 def test_where_a_cancelled_job_looks_like_a_running_one_a_signal_is_none_to_go_on_at(
     scheduler, folder, is_time_up, num_calls
