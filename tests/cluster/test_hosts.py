@@ -174,7 +174,9 @@ def test_on_slow_links_the_reduction_takes_as_long_as_computed(program, hosts, d
         assert network.sent_bytes(0) - before_bytes > STEPS_PER_EPOCH * WIDE_STEP_BYTES
         assert (folder / "plots" / "time_per_phase.png").exists()
         (epoch,) = read_json_lines(folder / "metrics.jsonl")
-        return epoch["reduce_s"] / STEPS_PER_EPOCH
+        found_s = epoch["reduce_s"] / STEPS_PER_EPOCH
+        assert f"<td>{1000 * found_s:.3f}</td>" in (folder / "report.html").read_text()
+        return found_s
 
     network = hosts.network
     reduce_s("unlimited")

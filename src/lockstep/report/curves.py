@@ -112,6 +112,21 @@ def correct_by_epoch(metrics: Metrics, best_epoch: int | None) -> Figure:
     return figure
 
 
+def seconds_of_phases(metrics: Metrics) -> dict[str, NDArray[np.float64]]:
+    """Return the seconds that each phase took, by epoch; what belongs to none is `other`.
+
+    Parameters
+    ----------
+    metrics : sequence of mapping
+        One object per epoch; those without a time are left out.
+    """
+    epochs, epoch_s = points(metrics, "epoch_s")
+    seconds = {name: _seconds(metrics, epochs, f"{name}_s") for name in _PHASES if name != "other"}
+    # Clocks are read one after another, so that the parts may add up to a hair more.
+    seconds["other"] = np.maximum(epoch_s - sum(seconds.values()), 0)
+    return seconds
+
+
 @style.styled
 def time_per_phase(metrics: Metrics) -> Figure:
     """Draw the seconds that each phase took, stacked, by epoch.
@@ -128,9 +143,7 @@ def time_per_phase(metrics: Metrics) -> Figure:
         epochs the means of a few each.
     """
     epochs, epoch_s = points(metrics, "epoch_s")
-    seconds = {name: _seconds(metrics, epochs, f"{name}_s") for name in _PHASES if name != "other"}
-    # Clocks are read one after another, so that the parts may add up to a hair more.
-    seconds["other"] = np.maximum(epoch_s - sum(seconds.values()), 0)
+    seconds = seconds_of_phases(metrics)
     whole = sum(float(part.sum()) for part in seconds.values())
 
     figure = Figure(figsize=(_WIDTH, 3.8), layout="constrained")

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from lockstep.report.contents import RunContents
+from lockstep.report.curves import seconds_of_phases
 from lockstep.report.images import is_image
 from lockstep.report.labels import duration, name_of, number
 
@@ -89,6 +90,7 @@ def render(contents: RunContents, plots: list[Drawn]) -> str:
         score_columns=_SCORE_COLUMNS,
         epoch_columns=_EPOCH_COLUMNS,
         mistakes=_mistakes(contents),
+        phases=_phases(contents),
         sections=_sections(contents),
     )
 
@@ -163,6 +165,26 @@ def _ranks(run: Mapping[str, Any]) -> tuple[str, str, str]:
     note = f"on {len(hosts)} host{'s' if len(hosts) != 1 else ''}" if hosts else ""
     ranks = f"{number(run.get('world_size'))} {_TIMES} {number(run.get('virtual_ranks'))}"
     return f"Ranks {_TIMES} virtual ranks", ranks, note
+
+
+def _phases(contents: RunContents) -> list[dict[str, Any]]:
+    """List what the epochs' time was spent on, all epochs together."""
+    seconds = {
+        name: float(part.sum()) for name, part in seconds_of_phases(contents.metrics).items()
+    }
+    whole_s = sum(seconds.values())
+    if not whole_s:
+        return []
+    num_steps = contents.metrics[-1].get("step")
+    return [
+        {
+            "name": name,
+            "seconds": part_s,
+            "share": part_s / whole_s,
+            "step_ms": 1000 * part_s / num_steps if num_steps else None,
+        }
+        for name, part_s in [*seconds.items(), ("together", whole_s)]
+    ]
 
 
 def _mistakes(contents: RunContents) -> list[dict[str, Any]]:

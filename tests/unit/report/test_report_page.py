@@ -77,6 +77,15 @@ def test_a_finished_run_has_all_plots_and_figures(make_run):
     assert page.open == []
 
 
+def test_the_time_of_each_phase_is_told_in_numbers_too(make_run):
+    # 5 epochs of 2 s and 500 steps.
+    folder = make_run()
+    _, page = draw(folder)
+    assert "phase seconds share milliseconds per step compute 6.000 60.0% 2.400 " in page.text
+    assert " reduce 1.500 15.0% 0.600 " in page.text
+    assert " other 0.500 5.0% 0.200 together 10.000 100.0% 4.000 " in page.text
+
+
 def test_the_page_needs_no_other_file(make_run):
     folder = make_run()
     _, page = draw(folder)
