@@ -42,11 +42,11 @@ def job_script(
             vars(request)
             | {"time_s": request.time_s}
             | {"walltime": _walltime(request.time_s), "command": command}
-            | {"launcher": request.launcher or scheduler.launcher}
+            | {"launcher": request.launcher or scheduler.launcher, "scheduler": scheduler.name}
             | words
         )
     except (TemplateError, TypeError, ValueError) as error:
-        raise UserError(f"The template {name} won't do: {error}.") from error
+        raise UserError(f"The template {name} won't do: {str(error).rstrip('.')}.") from error
 
 
 def _template_text(request: JobRequest, scheduler: Scheduler) -> str:

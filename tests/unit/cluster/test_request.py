@@ -85,6 +85,11 @@ def test_a_site_may_have_templates_of_its_own(tmp_path):
     own = tmp_path / "own.jinja"
     own.write_text("#!/bin/sh\n{{ nodes }} {{ launcher }} {{ walltime }}\n")
     assert script(JobRequest(template=str(own))) == "#!/bin/sh\n1 srun 01:00:00\n"
+    own.write_text("{{ scheduler }}")
+    assert script(JobRequest(template=str(own)), "pbs") == "pbs"
+    own.write_text("{{ nodes")
+    with pytest.raises(UserError, match=r"own.jinja won't do: unexpected end of .*[^.]\.$"):
+        script(JobRequest(template=str(own)))
     own.write_text("{{ nodse }}")
     with pytest.raises(UserError, match=r"own.jinja won't do: 'nodse' is undefined"):
         script(JobRequest(template=str(own)))
