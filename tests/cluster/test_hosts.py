@@ -13,6 +13,9 @@ from lockstep.storage.run_folder import read_json, read_json_lines
 from lockstep.train.run import run_training
 
 STALL_S = 3
+# When a lost host is told of, at the latest, and when a launcher that waits for it is ended, on
+# machines that are busy.
+NOTICED_S, ENDED_S = 3 * STALL_S, 20
 # Epochs; the long training is under way when a link is cut.
 SHORT, LONG = 3, 200
 # A network of 1,126,410 parameters, of which every host sends each step what adds up to all of
@@ -113,7 +116,8 @@ def test_a_link_that_is_cut_ends_the_job_and_the_run_can_go_on(
     with hosts.lockstep(3, 3, *train) as job:
         wait_until_it_trains(program)
         network.unplug(unplugged)
-        assert job.process.wait(60) == RANK_LOST, job.stderr
+        program.wait_for(lambda: lines_of(job.stderr, "Error"), NOTICED_S)
+        assert job.process.wait(ENDED_S) == RANK_LOST, job.stderr
         # What was started on the lost hosts is out of the launcher's reach.
         for host in {0, 1, 2}.difference(lost):
             program.wait_for(lambda host=host: not network.processes(host))
@@ -134,6 +138,7 @@ def test_a_link_that_is_cut_ends_the_ranks_of_a_launcher_of_the_users_own(
     with hosts.mpiexec(hosts.placement("unevenly", [0, 0, 1]), 3, *train) as job:
         wait_until_it_trains(program)
         network.unplug(1)
+        program.wait_for(lambda: lines_of(job.stderr, "Error"), NOTICED_S)
         # Those on the lost host find out by themselves.
         program.wait_for(lambda: not job.ranks())
         (error,) = lines_of(job.stderr, "Error")
