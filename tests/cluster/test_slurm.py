@@ -134,6 +134,8 @@ class Cluster:
         """Wait until the job is neither running nor waiting any more, and return its state."""
 
         def ended():
+            # To ask without a pause would take a core from the job.
+            time.sleep(0.2)
             state = self("squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T").stdout
             return state.strip() if state.strip() not in _UNDER_WAY else ""
 
