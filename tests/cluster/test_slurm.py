@@ -139,21 +139,20 @@ class Cluster:
             state = self("squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T").stdout
             return state.strip() if state.strip() not in _UNDER_WAY else ""
 
-        return self._program.wait_for(ended, limit_s)
+        return self._program.wait_for(ended, limit_s, self._left)
 
     def wait_until_empty(self, limit_s):
-        """Wait until no job is left; should one stay, tell in which state, and the logs."""
-        format_ = "--format=%i %T %r %S"
-        self._program.wait_for(
-            lambda: not self("squeue", "-h").stdout,
-            limit_s,
-            lambda: "\n".join(
-                [
-                    self("squeue", "--states=all", format_).stdout,
-                    *(f"{run.name}:\n{self.log(run.name)}" for run in self.results.iterdir()),
-                    *(file.read_text() for file in self._program.folder.glob("*.out")),
-                ]
-            ),
+        """Wait until no job is left."""
+        self._program.wait_for(lambda: not self("squeue", "-h").stdout, limit_s, self._left)
+
+    def _left(self):
+        """Tell which jobs there are, in which state, and the logs."""
+        return "\n".join(
+            [
+                self("squeue", "--states=all", "--format=%i %T %r %S").stdout,
+                *(f"{run.name}:\n{self.log(run.name)}" for run in self.results.glob("*")),
+                *(file.read_text() for file in self._program.folder.glob("*.out")),
+            ]
         )
 
     def log(self, run):

@@ -14,6 +14,7 @@ import pytest
 from lockstep.storage.checkpoint import CheckpointStore
 
 PRESET = Path(__file__).parents[2] / "launch" / "presets" / "sweep.toml"
+LITTLE_MEMORY = Path(__file__).parents[1] / "faults" / "programs" / "little_memory.py"
 SPEC = """
 [sweep]
 method = "random"
@@ -247,6 +248,20 @@ def test_what_is_wrong_is_told_once_before_anything_is_trained(program, spec, tm
     assert done.returncode == 2
     assert "There is no configuration file none.toml" in done.stderr
     assert not (program.folder / "results").exists()
+
+
+def test_groups_side_by_side_share_the_memory_of_a_host(program, spec):
+    path = spec(trials=2, epochs=2)
+    words = (LITTLE_MEMORY, 0, 750_000, "sweep", path, "--results", "searched")
+    done = program.on_ranks(2, *words)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("Error: ") == 1
+    assert "Not enough memory: ranks 0-1 would take about " in done.stderr
+    assert " MB together, and 0.8 MB are available on small-host" in done.stderr
+    assert not (program.folder / "searched").exists()
+    # One group after the other has room.
+    done = program.on_ranks(1, *words)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_rank_that_dies_ends_all_groups_with_one_message(program, spec):

@@ -18,6 +18,7 @@ from lockstep.search.standings import Standing, survivors
 from lockstep.search.trial import Trial
 from lockstep.storage.run_folder import RunFolder, make_folder, read_json, write_json
 from lockstep.train.blueprint import sharding_of
+from lockstep.train.room import check_room_side_by_side
 from lockstep.train.run import open_dataset, resolve
 from lockstep.train.steps import Steps
 
@@ -54,6 +55,8 @@ def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Sta
             "dies, go on with the same command."
         )
     trials = together(communicator, lambda: plan(spec, results))
+    trainings = [(trial.config, trial.info) for trial in trials]
+    check_room_side_by_side(trainings, communicator, _group_size(spec, communicator))
     with ExitStack() as held:
         on_root(communicator, lambda: held.enter_context(_claim(spec, trials, results)))
         return _run_rungs(spec, trials, communicator)
@@ -61,8 +64,7 @@ def run_sweep(spec: Spec, communicator: Communicator, results: Path) -> list[Sta
 
 def _run_rungs(spec: Spec, trials: Sequence[Trial], communicator: Communicator) -> list[Standing]:
     """Train all trials, rung by rung; collective. See `run_sweep`."""
-    # The virtual ranks are those that the spec says, so fewer ranks give the same bits.
-    num_ranks = min(spec.sweep.ranks_per_trial, communicator.world_size)
+    num_ranks = _group_size(spec, communicator)
     in_it = list(range(len(trials)))
     last: dict[int, Standing] = {}
     rungs = spec.rungs(max(trial.config.training.epochs for trial in trials))
@@ -80,6 +82,12 @@ def _run_rungs(spec: Spec, trials: Sequence[Trial], communicator: Communicator) 
     return sorted(last.values(), key=lambda standing: standing.rank)
 
 
+def _group_size(spec: Spec, communicator: Communicator) -> int:
+    """Return how many ranks train a trial."""
+    # The virtual ranks are those that the spec says, so fewer ranks give the same bits.
+    return min(spec.sweep.ranks_per_trial, communicator.world_size)
+
+
 def plan(spec: Spec, results: Path) -> list[Trial]:
     """Return all trials, each of which can be trained.
 
@@ -92,15 +100,16 @@ def plan(spec: Spec, results: Path) -> list[Trial]:
     for number, options in enumerate(spec.trials()):
         try:
             config = load_config(spec.base, spec.options(options))
-            config, steps_per_epoch = _check(config, spec)
+            trials.append(_trial(number, options, config, spec, results))
         except UserError as error:
             told = ", ".join(f"{name} = {value}" for name, value in options.items())
             raise UserError(f"Trial {number} ({told}): {error}") from error
-        trials.append(Trial(number, options, config, steps_per_epoch, results))
     return trials
 
 
-def _check(config: Config, spec: Spec) -> tuple[Config, int]:
+def _trial(
+    number: int, options: dict[str, str], config: Config, spec: Spec, results: Path
+) -> Trial:
     config = resolve(config, spec.sweep.ranks_per_trial)
     with open_dataset(config) as dataset:
         if not dataset.info.num_samples["validation"]:
@@ -108,8 +117,8 @@ def _check(config: Config, spec: Spec) -> tuple[Config, int]:
                 f"{dataset.path} has no validation rows, by which trials are judged. Convert the "
                 "data with --validation."
             )
-        sharding = sharding_of(config, dataset.info)
-    return config, Steps(sharding, config.training.accumulation).per_epoch
+        steps = Steps(sharding_of(config, dataset.info), config.training.accumulation)
+        return Trial(number, options, config, dataset.info, steps.per_epoch, results)
 
 
 @contextmanager

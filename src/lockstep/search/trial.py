@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockstep.config import Config
+from lockstep.data.dataset_file import DatasetInfo
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.verdict import on_root
 from lockstep.search.standings import Standing, standing_of
@@ -27,6 +28,8 @@ class Trial:
         What sets it apart from the others.
     config : Config
         All of it.
+    info : DatasetInfo
+        What it trains on.
     steps_per_epoch : int
         Of its training.
     results : Path
@@ -36,6 +39,7 @@ class Trial:
     number: int
     options: dict[str, str]
     config: Config
+    info: DatasetInfo
     steps_per_epoch: int
     results: Path
 

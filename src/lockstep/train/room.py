@@ -82,6 +82,44 @@ def check_room(
         raise SharedError(message)
 
 
+def check_room_side_by_side(
+    trainings: Sequence[tuple[Config, DatasetInfo]], communicator: Communicator, group_size: int
+) -> None:
+    """See that groups of ranks have room for one training each, at a time; collective.
+
+    Which group comes to which training is not known beforehand, so each rank counts what the most
+    demanding one would take.
+
+    Parameters
+    ----------
+    trainings : sequence of (Config, DatasetInfo)
+        Resolved configurations, and what they train on.
+    communicator : Communicator
+        All ranks. Those that are left over take nothing.
+    group_size : int
+        Neighbours that train together.
+
+    Raises
+    ------
+    SharedError
+        On all ranks, as `check_room`, with the training that takes most of rank 0.
+    """
+    hosts = communicator.gather_texts(socket.gethostname())
+    group, rank = divmod(communicator.rank, group_size)
+    group_hosts = hosts[group * group_size : (group + 1) * group_size]
+    footprints = [Footprint({})]
+    if len(group_hosts) == group_size:
+        footprints = [estimate(*training, group_hosts, rank) for training in trainings]
+    number = max(range(len(footprints)), key=lambda one: footprints[one].num_bytes)
+    facts = (number, footprints[number].parts, memory_rooms())
+    told = [json.loads(text) for text in communicator.gather_texts(json.dumps(facts))]
+    demands = [Demand(Footprint(parts), rooms) for _, parts, rooms in told]
+    most_demanding: int = told[0][0]
+    message = shortage_text(*trainings[most_demanding], demands)
+    if message:
+        raise SharedError(message)
+
+
 def check_room_here(config: Config, info: DatasetInfo, num_ranks: int) -> None:
     """See that this host has room for a training on so many ranks, before they are started.
 

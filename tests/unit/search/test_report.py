@@ -2,6 +2,7 @@
 
 import csv
 
+from lockstep.bench.made_up import made_up_dataset
 from lockstep.config import FIELDS, Config
 from lockstep.search.report import report
 from lockstep.search.spec import Spec, Sweep
@@ -12,8 +13,10 @@ from lockstep.search.trial import Trial
 def test_fields_that_are_searched_have_columns_of_their_own(tmp_path):
     space = {"epochs": [1, 30], "loss": ["quadratic"]}
     spec = Spec(Sweep("grid"), space)
+    with made_up_dataset(10) as dataset:
+        info = dataset.info
     trials = [
-        Trial(number, options, Config(), 1, tmp_path)
+        Trial(number, options, Config(), info, 1, tmp_path)
         for number, options in enumerate(spec.trials())
     ]
     standings = [Standing(1, 4, 2 / 3, 1e30), Standing(0, 1, None, None, has_diverged=True)]
