@@ -1,6 +1,7 @@
 """What ranks find together, with ranks that were made up; real ones are elsewhere."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,6 +94,8 @@ def test_a_slow_network_is_named(monkeypatch):
 
 def test_threads_that_the_user_has_asked_for_are_told(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "999")
+    # As where nothing keeps the tests themselves from any core.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()), raising=False)
     found = by_text(ranks.examine(SingleProcess()), "999 BLAS threads")
     assert found.severity == "warning"
     assert "--threads-per-rank" in found.remedy
