@@ -54,7 +54,8 @@ def test_the_same_widths_trained_well(mnist):
 
 # After a few of its epochs, a preset should have come so far on the test set.
 @pytest.mark.parametrize(
-    ("preset", "epochs", "accuracy"), [("small", 20, 0.977), ("wide", 12, 0.988)]
+    ("preset", "epochs", "accuracy"),
+    [("small", 20, 0.977), ("wide", 12, 0.988), ("record", 4, 0.98)],
 )
 def test_augmented_training(mnist, preset, epochs, accuracy):
     summary = train(mnist, preset, preset, "-n", "2", "--epochs", epochs)
