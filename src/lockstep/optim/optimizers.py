@@ -18,6 +18,12 @@ from lockstep.optim.slices import blocks, overlaps
 # Elements that go through all operations of an update before the next ones do, so that they
 # stay in the cache. Smaller blocks are slower: every operation on a block has its price too.
 _BLOCK_SIZE = 131_072
+# What decays and is not renewed, as of units that no sample reaches any more, would become
+# denormal, and processors compute with such numbers many times slower. So, every so many steps,
+# what is less than so many times the smallest normal number is made zero: too little to move a
+# parameter. A decay of 0.9 or more doesn't get from there to the denormal ones until the next time.
+_FLUSH_EVERY_STEPS = 64
+_FLUSH_BELOW = 1000
 # A layer with a smaller norm counts as zero, for what is divided by it might overflow.
 _SMALLEST_NORM = 1e-30
 
@@ -130,6 +136,10 @@ class Optimizer:
     def _make_block(self, gradient: Array, block: slice, learning_rate: float, step: int) -> None:
         state = tuple(self.state[slot][block] for slot in self.slots)
         scratch = self._scratch[: block.stop - block.start]
+        # Not where every rank has the whole state, but makes a part of the update only.
+        if step % _FLUSH_EVERY_STEPS == 0 and not self.keeps_whole_state:
+            for values in state:
+                _flush(values, scratch)
         self._make(gradient[block], state, scratch, learning_rate, step)
 
     def _apply_block(
@@ -414,6 +424,13 @@ class LAMB(LayerWise, Adam):
         if min(weights_norm, direction_norm) < _SMALLEST_NORM:
             return 1.0
         return weights_norm / direction_norm
+
+
+def _flush(values: Array, scratch: Array) -> None:
+    """Make values zero that are about to become denormal; what is not finite stays so."""
+    np.absolute(values, out=scratch)
+    np.greater_equal(scratch, _FLUSH_BELOW * np.finfo(values.dtype).tiny, out=scratch)
+    np.multiply(values, scratch, out=values)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

@@ -57,6 +57,37 @@ def test_adamw_decays_weights_and_spares_biases():
     assert weight_and_bias[0] == pytest.approx(second_step)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam", "adamw", "lamb"])
+def test_what_decays_never_becomes_denormal_and_that_moves_no_parameter(monkeypatch, name, dtype):
+    def states_and_parameters():
+        parameters = np.linspace(-1, 1, 50, dtype=dtype)
+        hyperparameters = Hyperparameters(beta2=0.9, weight_decay=0.1)
+        optimizer = OPTIMIZERS[name](parameters, [slice(0, 40)], hyperparameters)
+        for step in range(7000 if dtype == np.float64 else 1200):
+            # Gradients of all sizes at first, and then none but one, which is infinite.
+            gradient = np.geomspace(1e-12, 1, 50).astype(dtype) if step < 3 else np.zeros(50, dtype)
+            gradient[-1] = np.inf
+            optimizer.step(parameters, gradient, 1e-3, step)
+            yield optimizer.state, parameters
+
+    def are_denormal(state):
+        smallest = np.finfo(dtype).tiny
+        return [((values != 0) & (np.abs(values) < smallest)).any() for values in state.values()]
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = [any(are_denormal(state)) for state, _ in states_and_parameters()]
+        *_, (state, moved) = states_and_parameters()
+        monkeypatch.setattr(optimizers, "_FLUSH_EVERY_STEPS", 10**9)
+        *_, (unflushed, moved_without) = states_and_parameters()
+    assert not any(found)
+    assert all(
+        (values[:-1] == 0).all() and not np.isfinite(values[-1]) for values in state.values()
+    )
+    assert any(are_denormal(unflushed))
+    assert moved[:-1].tobytes() == moved_without[:-1].tobytes()
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("block_size", [1000, 77])
 def test_the_update_made_in_slices_and_blocks_is_the_update(monkeypatch, name, block_size):
