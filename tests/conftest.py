@@ -234,12 +234,12 @@ class Program:
     exit_code_told = staticmethod(exit_code_told)
 
     @staticmethod
-    def wait_for(condition, limit_s=60, tell=lambda: "nothing happened"):
+    def wait_for(condition, limit_s=60, tell=lambda: "nothing happened", pause_s=0.01):
         """Return what the condition says as soon as that is something, or fail and tell."""
         end = time.monotonic() + limit_s
         while not (found := condition()):
             assert time.monotonic() < end, tell()
-            time.sleep(0.01)
+            time.sleep(pause_s)
         return found
 
     def summary(self, run):

@@ -134,16 +134,16 @@ class Cluster:
         """Wait until the job is neither running nor waiting any more, and return its state."""
 
         def ended():
-            # To ask without a pause would take a core from the job.
-            time.sleep(0.2)
             state = self("squeue", "-h", "--states=all", f"--jobs={job}", "--format=%T").stdout
             return state.strip() if state.strip() not in _UNDER_WAY else ""
 
-        return self._program.wait_for(ended, limit_s, self._left)
+        return self._program.wait_for(ended, limit_s, self._left, _PAUSE_S)
 
     def wait_until_empty(self, limit_s):
         """Wait until no job is left."""
-        self._program.wait_for(lambda: not self("squeue", "-h").stdout, limit_s, self._left)
+        self._program.wait_for(
+            lambda: not self("squeue", "-h").stdout, limit_s, self._left, _PAUSE_S
+        )
 
     def _left(self):
         """Tell which jobs there are, in which state, and the logs."""
@@ -167,6 +167,8 @@ class Cluster:
         return self("lockstep", "status", f"results/{run}").stdout
 
 
+# Between two questions to the queue, which take a core from the jobs.
+_PAUSE_S = 0.2
 _UNDER_WAY = {"RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "REQUEUED", "SIGNALING"}
 
 

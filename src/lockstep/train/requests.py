@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lockstep.parallel.early import release_signals
 from lockstep.train.deadline import Deadline
 
 # Save and go on.
@@ -105,6 +106,7 @@ def listen(requests: Requests) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (*SAVE_SIGNALS, *STOP_SIGNALS)}
     for number in before:
         signal.signal(number, take_note)
+    release_signals()
     try:
         yield
     finally:

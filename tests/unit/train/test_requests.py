@@ -51,3 +51,22 @@ def test_saving_is_asked_for_once():
     requests = Requests()
     requests.save = True
     assert [requests.take_save(), requests.take_save()] == [True, False]
+
+
+HELD = """
+import os, signal
+from lockstep.parallel.early import hold_signals
+from lockstep.train.requests import Requests, listen
+hold_signals()
+os.kill(os.getpid(), signal.SIGTERM)
+asked = Requests()
+print(asked.stop)
+with listen(asked):
+    print(asked.stop)
+"""
+
+
+def test_signals_that_were_held_at_the_start_are_taken_by_a_training_that_listens():
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "True"]
