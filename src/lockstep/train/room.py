@@ -73,17 +73,17 @@ def check_room(
         On all ranks, naming each host or group of ranks that is short of memory, what takes it,
         and what helps.
     """
-    hosts = communicator.gather_texts(socket.gethostname())
-    footprint = estimate(config, info, hosts, communicator.rank, is_resumed=is_resumed)
-    told = communicator.gather_texts(json.dumps((footprint.parts, memory_rooms())))
-    demands = [Demand(Footprint(parts), rooms) for parts, rooms in map(json.loads, told)]
-    message = shortage_text(config, info, demands)
-    if message:
-        raise SharedError(message)
+    check_room_side_by_side(
+        [(config, info)], communicator, communicator.world_size, is_resumed=is_resumed
+    )
 
 
 def check_room_side_by_side(
-    trainings: Sequence[tuple[Config, DatasetInfo]], communicator: Communicator, group_size: int
+    trainings: Sequence[tuple[Config, DatasetInfo]],
+    communicator: Communicator,
+    group_size: int,
+    *,
+    is_resumed: bool = False,
 ) -> None:
     """See that groups of ranks have room for one training each, at a time; collective.
 
@@ -98,6 +98,8 @@ def check_room_side_by_side(
         All ranks. Those that are left over take nothing.
     group_size : int
         Neighbours that train together.
+    is_resumed : bool
+        Whether the trainings go on from checkpoints.
 
     Raises
     ------
@@ -109,7 +111,9 @@ def check_room_side_by_side(
     group_hosts = hosts[group * group_size : (group + 1) * group_size]
     footprints = [Footprint({})]
     if len(group_hosts) == group_size:
-        footprints = [estimate(*training, group_hosts, rank) for training in trainings]
+        footprints = [
+            estimate(*training, group_hosts, rank, is_resumed=is_resumed) for training in trainings
+        ]
     number = max(range(len(footprints)), key=lambda one: footprints[one].num_bytes)
     facts = (number, footprints[number].parts, memory_rooms())
     told = [json.loads(text) for text in communicator.gather_texts(json.dumps(facts))]

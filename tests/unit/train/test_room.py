@@ -98,7 +98,10 @@ def test_each_rank_tells_the_others(info, monkeypatch):
 
         def gather_texts(self, text):
             is_host = not text.startswith("[")
-            return [text, "elsewhere" if is_host else json.dumps([{"samples": 7 * GB}, {"b": 5}])]
+            return [
+                text,
+                "elsewhere" if is_host else json.dumps([0, {"samples": 7 * GB}, {"b": 5}]),
+            ]
 
     monkeypatch.setattr(room, "memory_rooms", lambda: {"node1": 10**12})
     with pytest.raises(SharedError, match=r"rank 1 would take about 7.0 GB, and 0.0 MB .* on b\."):
