@@ -119,6 +119,7 @@ def test_a_job_that_is_told_to_stop_while_it_starts_is_requeued_too(program, dig
         (program.folder / name).chmod(0o755)
     done = program(
         "train", "--data", digits_file, "--run-name", "run", "-n", "2", "--requeue", "interrupted",
+        "--epochs", "1000",  # so that it is not done before the signal has reached it
         SLURM_JOB_ID="7", PYTHONPATH=program.folder, **program.mpi_settings,
         PATH=f"{program.folder}{os.pathsep}{os.environ['PATH']}",
     )  # fmt: skip

@@ -1,11 +1,19 @@
 """How a process joins the other ranks."""
 
+import os
+from collections.abc import MutableMapping
+
 from lockstep.errors import SharedError, UserError
 from lockstep.parallel.communicator import Communicator
 from lockstep.parallel.failure import end_on_exceptions
 from lockstep.parallel.guard import guarded
 from lockstep.parallel.launch import launched_as
 from lockstep.parallel.single import SingleProcess
+
+# Set by Slurm's `--mpi=pmi2`, and by no other launcher of MPICH.
+_SLURM_PMI2 = "PMI_JOBID"
+# By which of its network layers MPICH sends, where it has more than one.
+_NETWORK = "MPIR_CVAR_CH4_NETMOD"
 
 
 def connect() -> Communicator:
@@ -25,8 +33,30 @@ def connect() -> Communicator:
     if promised == 1:
         return SingleProcess()
     end_on_exceptions()
+    choose_network(os.environ)
     with guarded(rank, promised):
         return _join(promised)
+
+
+def choose_network(environment: MutableMapping[str, str]) -> None:
+    """Have MPICH take the network layer whose ranks find each other under Slurm's pmi2.
+
+    Parameters
+    ----------
+    environment : mapping
+        This process's, which MPICH reads when it is started. A layer that is chosen there is
+        kept, and a library that has only one takes no notice.
+
+    Notes
+    -----
+    Over UCX, MPICH (5.0) hands its process manager 4096 bytes for an address of some hundreds:
+    the rest is whatever lies behind it in memory, in lines of up to 1091 characters that are
+    shortened where there are zeros. Slurm (22.05, and its source of 2026) takes the first 1024
+    characters for the line, so now and then, ranks don't find each other. Over libfabric (OFI),
+    the address is one short line.
+    """
+    if _SLURM_PMI2 in environment:
+        environment.setdefault(_NETWORK, "ofi")
 
 
 def _join(promised: int) -> Communicator:
