@@ -77,3 +77,17 @@ def test_what_cannot_be_measured_is_told_before_the_measuring(program):
     done = program(*TINY, "--ranks", "1")
     assert done.returncode == 2
     assert "Can't make the folder figures" in done.stderr
+
+
+def test_augmentation(program):
+    command = "bench augmentation --tiny --rounds 2 --steps 3 --out figures"
+    done = program(*command.split())
+    assert done.returncode == 0, done.stderr
+    folder = program.folder / "figures"
+    names = {f"augmentation.{kind}" for kind in ("json", "md", "png")}
+    assert {path.name for path in folder.iterdir()} == names
+    (told,) = json.loads((folder / "augmentation.json").read_text())["measurements"]
+    assert (told["network"], told["num_steps"]) == ("784-8-10", 3)
+    assert {"none", "affine, elastic", "all"} <= set(told["step_s"])
+    assert [len(rounds) for rounds in told["step_s"].values()] == [2] * len(told["step_s"])
+    assert "affine, elastic" in done.stdout

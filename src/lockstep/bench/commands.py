@@ -73,6 +73,25 @@ def step(rounds: int, steps: int | None, peers: str | None, out: Path, *, tiny: 
 
 
 @bench.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions.")
+@click.option("--steps", type=click.IntRange(1), help="Of a round; as many as take 0.4 s if unset.")
+@_out
+@_tiny
+def augmentation(rounds: int, steps: int | None, out: Path, *, tiny: bool) -> None:
+    """Compare step times with each kind of augmentation, and without any.
+
+    One process with one thread trains two networks on made-up images. Writes augmentation.md,
+    augmentation.json and augmentation.png to the folder OUT.
+    """
+    refuse_ranks()
+    from lockstep.bench.augmentation import CASES, TINY_CASES, benchmark_augmentation
+
+    words = _words("augmentation", rounds=rounds, steps=steps, out=out, tiny=tiny)
+    cases = with_steps(TINY_CASES if tiny else CASES, steps)
+    benchmark_augmentation(rounds, cases, out, _command(words))
+
+
+@bench.command()
 @click.option("--ranks", default="1,2", show_default=True, help="Numbers of ranks, beside 1.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions.")
 @click.option(
