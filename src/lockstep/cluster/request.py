@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
@@ -121,6 +121,9 @@ def _convert(values: Mapping[str, Any], where: str) -> JobRequest:
         return msgspec.convert(values, JobRequest)
     except msgspec.ValidationError as error:
         reason, _, field = str(error).replace("`", "").partition(" - at $.")
+        kind = get_type_hints(JobRequest).get(field)
+        if get_origin(kind) is Literal:
+            reason += f", possible are {' and '.join(filter(None, get_args(kind)))}"
         raise UserError(f"{where}{f'{field}: ' if field else ''}{reason}.") from error
 
 

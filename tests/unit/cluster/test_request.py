@@ -33,6 +33,8 @@ def test_options_win_over_the_sites_file_and_that_over_the_defaults(tmp_path):
         ("partitoin = 'x'", "partitoin: no such field; did you mean partition"),
         ("nodes = 'two'", "nodes: Expected int, got str"),
         ("nodes = 0", "nodes: Expected int >= 1"),
+        ("scheduler = 'lsf'", "scheduler: Invalid enum value 'lsf', possible are slurm and pbs."),
+        ("module = 'mpich'", "module: Expected array, got str."),
         ("time = 'soon'", "time: 'soon' is no"),
         ("option = ['a\\nb']".replace("'", '"'), "option: one line"),
         ("nodes = ", "is not valid TOML"),
