@@ -10,7 +10,7 @@ from lockstep.parallel.guard import guarded
 from lockstep.parallel.launch import launched_as
 from lockstep.parallel.single import SingleProcess
 
-# Set by Slurm's `--mpi=pmi2`, and by no other launcher of MPICH.
+# Set by Slurm's `--mpi=pmi2`, and not by MPICH's own launcher.
 _SLURM_PMI2 = "PMI_JOBID"
 # By which of its network layers MPICH sends, where it has more than one.
 _NETWORK = "MPIR_CVAR_CH4_NETMOD"
