@@ -14,6 +14,9 @@ _BUSY_S = 1.0
 # Here a disk or a reader of the output may be slow, which costs no processor time.
 _PATIENT_PHASES = {"saving", "testing", "finishing the epoch"}
 _PATIENCE = 10
+# Ranks that were lost together were not heard of last at the same time: who has been silent for
+# this part of the limit may be one of them.
+_DOUBTFUL_SHARE = 2 / 3
 # How long the others of a rank that has left may wait for it in vain.
 _LEFT_S = 3.0
 
@@ -182,6 +185,9 @@ class Judge:
 
     def stuck(self, now_s: float) -> str | None:
         """Return which rank holds up all others of its group, None if none does."""
+        if self._unheard(now_s, self.limit_s):
+            # That is told as soon as it is known who else is silent.
+            return None
         groups: dict[int, list[Pulse]] = {}
         for pulse in self._there:
             groups.setdefault(pulse.beat.group, []).append(pulse)
@@ -231,10 +237,16 @@ class Judge:
         them = "it" if len(gone) == 1 else "them"
         return f"{_names_have(gone)} ended, while the others wait for {them} {there[0].place}."
 
+    def _unheard(self, now_s: float, limit_s: float) -> list[Pulse]:
+        """Return which ranks have been silent for longer than a limit."""
+        if not self.timeout_s:
+            return []
+        return [pulse for pulse in self._there if now_s - pulse.heard_s > limit_s]
+
     def _silent(self, now_s: float) -> str | None:
         limit_s = self.limit_s
-        silent = [pulse for pulse in self._there if now_s - pulse.heard_s > limit_s]
-        if not (self.timeout_s and silent):
+        silent = self._unheard(now_s, limit_s)
+        if not silent or len(silent) < len(self._unheard(now_s, _DOUBTFUL_SHARE * limit_s)):
             return None
         where = f"lost {self._last_place(silent[0])}"
         why = "it is stopped or out of reach, or its host is lost"

@@ -57,6 +57,23 @@ def test_several_silent_ranks_are_named_together():
     assert text.endswith(": they are stopped or out of reach, or their hosts are lost.")
 
 
+def test_ranks_that_were_lost_together_are_named_together():
+    judge = judge_of(WAITING, beat(step=5), beat(step=5))
+    judge.take(1, beat(step=6), 1.0)
+    judge.take(2, beat(step=6), 11.0)
+    now_s, text = hear(judge, range(1, 100), WAITING, None, None)
+    assert now_s == 72
+    assert text.startswith("Rank 1, Rank 2 have not been heard of for 60 s")
+
+
+def test_a_rank_that_is_only_late_is_not_waited_for_and_not_named():
+    judge = judge_of(WAITING, beat(step=5), beat(step=5))
+    judge.take(2, beat(step=5), 30.0)
+    now_s, text = hear(judge, range(1, 100), WAITING, None, None)
+    assert now_s == 61
+    assert text.startswith("Rank 1 has not been heard of for 60 s")
+
+
 def test_a_rank_that_stands_still_is_told_from_those_that_wait_for_it():
     stuck = beat(phase="data")
     judge = judge_of(WAITING, WAITING, stuck)
