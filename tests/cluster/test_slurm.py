@@ -359,7 +359,7 @@ def test_a_job_that_comes_no_further_is_not_requeued_for_ever(program, cluster):
     assert cluster.wait_for_end(last["job"]) == "FAILED", cluster.log("run")
     assert len(cluster.events("run", "started")) == 2
     log = cluster.log("run")
-    # Where a heartbeat was late, the step before is told, "or soon after".
+    # Where a heartbeat was late, the step before may be told, "or soon after".
     deaths = re.findall(r"^Error: Rank 1 has died .*$", log, re.MULTILINE)
     assert len(deaths) == 6, log
     assert any("in step 3" in death for death in deaths)

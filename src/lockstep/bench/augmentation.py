@@ -12,8 +12,7 @@ from lockstep.bench.augmentation_measurement import PLAIN, AugmentationMeasureme
 from lockstep.bench.case import Case, steps_only
 from lockstep.bench.environment import environment
 from lockstep.bench.made_up import made_up_images
-from lockstep.bench.rounds import take_turns
-from lockstep.bench.step_comparison import warm_up
+from lockstep.bench.rounds import take_turns, warm_up
 from lockstep.bench.steps import time_steps
 from lockstep.config import Augmentation, Optimization
 from lockstep.data.dataset_file import DatasetFile

@@ -1,6 +1,6 @@
 """The time of a step beside that of other libraries, and beside its matrix products alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lockstep.bench.made_up import made_up_dataset
 from lockstep.bench.peers.peer import Peer, UnavailableError, packages
 from lockstep.bench.peers.task import Samples, Task
 from lockstep.bench.products import Products
-from lockstep.bench.rounds import TURN_S, take_turns
+from lockstep.bench.rounds import Contestant, take_turns, warm_up
 from lockstep.bench.step_measurement import StepMeasurement
 from lockstep.bench.steps import mean_s, time_steps
 from lockstep.data.dataset_file import DatasetFile
@@ -35,9 +35,6 @@ CASES = (
 )
 # For a quick look at whether all works.
 TINY_CASES = (Case((8,), 32, activation="sigmoid"), Case((16, 8), 64))
-
-# Trains so many steps and returns the mean seconds of one.
-Contestant = Callable[[int], float]
 
 
 def benchmark_step(
@@ -122,30 +119,6 @@ def measure(
         num_cores={name: median(turn.num_cores for turn in own) for name, own in turns.items()},
         absent=absent,
     )
-
-
-def warm_up(contestant: Contestant, num_steps: int) -> int:
-    """Compile what is to be compiled, fill the caches, and return the steps of a round.
-
-    Parameters
-    ----------
-    contestant : callable
-        Some compile a loop of just so many steps, so it is called with all numbers that count.
-    num_steps : int
-        Those of a round; 0 for as many as fill a turn.
-    """
-    if num_steps:
-        contestant(num_steps)
-        return num_steps
-    num_steps = 1
-    contestant(num_steps)
-    # Twice, for what a call takes beside its steps makes one step look long.
-    for _ in range(2):
-        before, num_steps = num_steps, max(1, round(TURN_S / contestant(num_steps)))
-        if num_steps == before:
-            break
-        contestant(num_steps)
-    return num_steps
 
 
 @dataclass(frozen=True)

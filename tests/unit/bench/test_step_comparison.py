@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lockstep.bench import step_comparison
+from lockstep.bench import rounds
 from lockstep.bench.case import Case
 from lockstep.bench.made_up import made_up_dataset
 from lockstep.bench.products import Products, Shape, shapes_of_step
@@ -45,7 +45,7 @@ def test_all_take_turns_after_a_warm_up(dataset, absent_peer):
 
 
 def test_a_turn_has_as_many_steps_as_fill_its_time(dataset, monkeypatch):
-    monkeypatch.setattr(step_comparison, "TURN_S", 0.5)
+    monkeypatch.setattr(rounds, "TURN_S", 0.5)
     # Whatever is done for the first time is slow, since it is compiled, and one step alone too.
     seconds = iter([7.0, 0.02, 7.0, 0.01, 7.0])
     log = []
@@ -54,9 +54,9 @@ def test_a_turn_has_as_many_steps_as_fill_its_time(dataset, monkeypatch):
         log.append(num_steps)
         return next(seconds)
 
-    assert step_comparison.warm_up(contestant, 0) == 50
+    assert rounds.warm_up(contestant, 0) == 50
     assert log == [1, 1, 25, 25, 50]
-    assert step_comparison.warm_up(lambda _: 3.0, 0) == 1
+    assert rounds.warm_up(lambda _: 3.0, 0) == 1
 
 
 def test_the_products_of_a_step():
