@@ -7,7 +7,9 @@ import pytest
 
 from lockstep.data.convert import ConvertOptions, convert
 
-FAIL_AT = Path(__file__).parent / "programs" / "fail_at.py"
+PROGRAMS = Path(__file__).parent / "programs"
+FAIL_AT = PROGRAMS / "fail_at.py"
+FAILING_CALL = PROGRAMS / "failing_call.py"
 TRAIN = ("train", "--epochs", "2", "--virtual-ranks", "4", "--run-name", "run")
 
 
@@ -88,6 +90,20 @@ def test_a_failure_on_one_rank_ends_all(
     is_bug = exit_code == 1 and point != "save"
     assert done.stderr.count("Traceback") == int(is_bug)
     assert f"Rank {rank}" in done.stderr
+
+
+def test_a_call_that_fails_as_its_partner_dies_is_no_traceback(program, digits_file):
+    done = program.on_ranks(2, FAILING_CALL, "dies", *TRAIN, "--data", digits_file)
+    assert done.returncode
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_call_that_fails_while_all_ranks_live_is_told_with_its_traceback(program, digits_file):
+    done = program.on_ranks(2, FAILING_CALL, "lives", *TRAIN, "--data", digits_file)
+    assert done.returncode == 1
+    (message,) = errors_in(done)
+    assert message.startswith("Error: Rank 0: Traceback"), done.stderr
+    assert "See the MPI_ERROR field" in done.stderr
 
 
 def test_a_failing_report_loses_nothing(program, digits_file):

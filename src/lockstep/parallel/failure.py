@@ -16,6 +16,9 @@ from lockstep.parallel.launch import launched_as
 
 # What the launcher has not passed on before the abort, such as the reason for it, may be lost.
 PASS_ON_S = 0.3
+# A rank's death makes calls of MPI fail in others, now and then before its launcher has ended them
+# or the watchdog has said why.
+_NEWS_S = 5.0
 # The rank that tells the errors of all, as the launcher has counted; in the environment of a
 # process that has gone on without a rank that has died.
 TELLER = "LOCKSTEP_TELLER"
@@ -44,6 +47,8 @@ def end(error: BaseException) -> int:
         else:
             click.echo(f"Error: {error}", err=True)
         return error.exit_code if isinstance(error, SharedError) else USER_ERROR
+    if world_size > 1 and _is_of_mpi(error):
+        time.sleep(_NEWS_S)
     exit_code, message = _verdict(error)
     # Several ranks may fail with the same, each by itself.
     if message and _is_first_to_tell():
@@ -96,6 +101,12 @@ def _end_on_exception(
 ) -> None:
     del kind, where
     sys.exit(end(error))
+
+
+def _is_of_mpi(error: BaseException) -> bool:
+    """Return whether the MPI library has reported it, whose loading here would start it."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and isinstance(error, mpi.Exception)
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:
