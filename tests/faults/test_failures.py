@@ -103,7 +103,7 @@ def test_a_call_that_fails_while_all_ranks_live_is_told_with_its_traceback(progr
     assert done.returncode == 1
     (message,) = errors_in(done)
     assert message.startswith("Error: Rank 0: Traceback"), done.stderr
-    assert "See the MPI_ERROR field" in done.stderr
+    assert "mpi4py.MPI.Exception: " in done.stderr
 
 
 def test_a_failing_report_loses_nothing(program, digits_file):
