@@ -36,7 +36,7 @@ class Beat:
     is_waiting : bool
         Whether it waits for other ranks.
     cpu_s : float
-        Processor time of its process.
+        Processor time of its process, its watchdog's left out.
     moved_bytes : int
         What the process has read and written.
     group : int

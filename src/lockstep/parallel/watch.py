@@ -186,7 +186,8 @@ class Watch:
             doing.phase,
             doing.is_step,
             self.is_waiting or doing.is_waiting,
-            time.process_time(),
+            # Without that of this thread, which is the watchdog's: listening is no progress.
+            time.process_time() - time.thread_time(),
             self._moved_bytes(),
             self.group,
         )
